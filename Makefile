@@ -75,7 +75,7 @@ lint: features ## Check format, clippy, cargo features, documentation and (with 
 	fi
 
 # Each by itself, none, and the default. All together is what everything else builds.
-FEATURES = none sqlite mysql redis tls sqlite,tls
+FEATURES = none sqlite mysql redis tls ready sqlite,tls
 CLIENT_FEATURES = none logging
 
 .PHONY: features
@@ -94,7 +94,7 @@ msrv: ## Build with the oldest Rust that each crate names (rustup fetches it)
 	scripts/check-msrv
 
 # What is meant for crates.io, and for npm.
-CRATES = jmqt-log jmqt-config jmqt-core jmqt-protocol jmqt-mqtt jmqt-server jmqt-client jmqt-lb
+CRATES = jmqt-log jmqt-config jmqt-core jmqt-protocol jmqt-mqtt jmqt-server jmqt-client jmqt-lb jmqt-broker
 
 .PHONY: package
 package: ## Make the packages for crates.io and npm, and build what is in them (PACKAGE_FLAGS=--allow-dirty before a commit)

@@ -5,6 +5,8 @@
 pub struct Keys {
     /// Every key.
     pub known: &'static [&'static str],
+    /// Keys of a program that reads its own values from the same file. Usually none.
+    pub also: &'static [&'static str],
     /// Keys whose values are never shown.
     pub secret: &'static [&'static str],
     /// What the names of the program's environment variables begin with.
@@ -26,15 +28,19 @@ pub enum Variables {
 const TYPING_ERRORS: usize = 2;
 
 impl Keys {
+    fn all(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().chain(self.also).copied()
+    }
+
     /// The key of this name.
     pub(crate) fn find(&self, name: &str) -> Option<&'static str> {
-        self.known.iter().copied().find(|key| *key == name)
+        self.all().find(|key| *key == name)
     }
 
     /// The key that `name` is most likely a misspelling of.
     pub(crate) fn nearest(&self, name: &str) -> Option<&'static str> {
         let name = plain(name);
-        let keys = self.known.iter().map(|key| (distance(&name, &plain(key)), *key));
+        let keys = self.all().map(|key| (distance(&name, &plain(key)), key));
         let (distance, key) = keys.min_by_key(|(distance, _)| *distance)?;
         (distance <= TYPING_ERRORS).then_some(key)
     }
@@ -72,6 +78,7 @@ mod tests {
 
     const KEYS: Keys = Keys {
         known: &["SOCKET_PORT", "LOG_MODE", "MYSQL_PSWD", "retries"],
+        also: &["ACL_FILE"],
         secret: &[],
         prefix: "JMQT_",
         variables: Variables::Shared,
@@ -85,6 +92,7 @@ mod tests {
         assert_eq!(KEYS.nearest("LOG-MODE"), Some("LOG_MODE"));
         assert_eq!(KEYS.nearest("MYSQL_PASWD"), Some("MYSQL_PSWD"));
         assert_eq!(KEYS.nearest("retrys"), Some("retries"));
+        assert_eq!(KEYS.nearest("ACL-FILES"), Some("ACL_FILE"));
     }
 
     #[test]

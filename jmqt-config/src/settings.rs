@@ -426,9 +426,9 @@ mod tests {
     use super::*;
 
     const TOPICS: Keys =
-        Keys { known: &["QOS", "CODEC"], secret: &[], prefix: "", variables: Variables::Own };
+        Keys { known: &["QOS", "CODEC"], also: &[], secret: &[], prefix: "", variables: Variables::Own };
     const KEYS: Keys =
-        Keys { known: &["PORT", "topics"], secret: &[], prefix: "", variables: Variables::Own };
+        Keys { known: &["PORT", "topics"], also: &[], secret: &[], prefix: "", variables: Variables::Own };
 
     fn read(text: &str) -> Settings {
         Settings::read(KEYS, Some((&Origin::Text { line: 0 }, text)), []).unwrap()

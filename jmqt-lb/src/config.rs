@@ -159,7 +159,7 @@ const RULES: usize = 15;
 
 /// The keys of a section. Nothing is read from the environment.
 const fn keys(known: &'static [&'static str]) -> Keys {
-    Keys { known, secret: &[], prefix: "", variables: Variables::Shared }
+    Keys { known, also: &[], secret: &[], prefix: "", variables: Variables::Shared }
 }
 
 fn option_keys() -> Keys {

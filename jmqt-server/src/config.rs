@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::tls::{ClientCertificates, SslConfig};
-pub use jmqt_config::{ConfigError, Origin};
-use jmqt_config::{Settings, Value};
+use jmqt_config::Value;
+pub use jmqt_config::{ConfigError, Origin, Settings};
 pub use jmqt_log::{LogConfig, LogMode};
 pub use limits::{PendingLimits, RetainedLimits};
 pub use mysql::{MySqlConfig, MySqlTls};
@@ -185,7 +185,32 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::from_settings(Settings::load(keys::SERVER, path, owned(environment))?)
+        Self::finished(Settings::load(keys::SERVER, path, owned(environment))?)
+    }
+
+    /// [`Config::load`] for a program that has keys of its own in the same file and, with the same prefix, in the environment. It asks
+    /// them of the settings, and then calls [`Settings::finish`], which names the mistakes of both.
+    ///
+    /// ```
+    /// use jmqt_server::{BoxError, Config};
+    ///
+    /// fn read(path: &std::path::Path) -> Result<(Config, u64), BoxError> {
+    ///     let (config, settings) = Config::load_with_keys(Some(path), &["ROOMS"])?;
+    ///     let rooms = settings.integer("ROOMS", 10, 1..=1000);
+    ///     settings.finish()?;
+    ///     Ok((config, rooms))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not made of `KEY = value` lines.
+    pub fn load_with_keys(
+        path: Option<&Path>,
+        own: &'static [&'static str],
+    ) -> Result<(Self, Settings), ConfigError> {
+        let keys = jmqt_config::Keys { also: own, ..keys::SERVER };
+        let settings = Settings::load(keys, path, std::env::vars_os())?;
+        Ok((Self::from_settings(&settings), settings))
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -197,41 +222,47 @@ impl Config {
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
         let source = (&Origin::Text { line: 0 }, text);
-        Self::from_settings(Settings::read(keys::SERVER, Some(source), owned(environment))?)
+        Self::finished(Settings::read(keys::SERVER, Some(source), owned(environment))?)
     }
 
-    fn from_settings(settings: Settings) -> Result<Self, ConfigError> {
-        let redis = redis::redis(&settings);
+    fn finished(settings: Settings) -> Result<Self, ConfigError> {
+        let config = Self::from_settings(&settings);
+        Ok(Self { unknown_variables: settings.finish()?, ..config })
+    }
+
+    /// Notes mistakes in the settings.
+    fn from_settings(settings: &Settings) -> Self {
+        let redis = redis::redis(settings);
         let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET);
         let config = Self {
-            bind_address: bind_address(&settings),
-            socket_port: port(&settings, "SOCKET_PORT", 8010),
-            websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
-            mqtt_port: optional_port(&settings, "MQTT_PORT"),
-            mqtt_websocket_port: optional_port(&settings, "MQTT_WEBSOCKET_PORT"),
+            bind_address: bind_address(settings),
+            socket_port: port(settings, "SOCKET_PORT", 8010),
+            websocket_port: port(settings, "WEBSOCKET_PORT", 8012),
+            mqtt_port: optional_port(settings, "MQTT_PORT"),
+            mqtt_websocket_port: optional_port(settings, "MQTT_WEBSOCKET_PORT"),
             mqtt_on_jmqt_ports: settings.switch("MQTT_ON_JMQT_PORTS", false),
             sys_interval: Some(settings.seconds("SYS_INTERVAL_SECONDS", 10, 0..=DAY))
                 .filter(|interval| !interval.is_zero()),
-            ssl: ssl(&settings),
+            ssl: ssl(settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
-            sqlite_path: sqlite_path(&settings),
+            sqlite_path: sqlite_path(settings),
             sqlite_synchronous: settings.choice(
                 "SQLITE_SYNCHRONOUS",
                 Synchronous::Full,
                 &[("FULL", Synchronous::Full), ("NORMAL", Synchronous::Normal)],
             ),
-            mysql: mysql::mysql(&settings),
+            mysql: mysql::mysql(settings),
             max_packet_bytes,
-            max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes),
+            max_preconn_packet_bytes: max_preconn_packet_bytes(settings, max_packet_bytes),
             max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024))
                 .expect("1024 at most"),
             mqtt_receive_maximum: u16::try_from(settings.integer("MQTT_RECEIVE_MAXIMUM", 128, 1..=65_535))
                 .expect("65,535 at most"),
             max_connections: settings.size("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, 1..=10_000_000),
-            max_connections_per_address: limit(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
-            max_connects_per_address_per_second: limit(&settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),
-            max_takeovers_per_second: limit(&settings, "MAX_TAKEOVERS_PER_SECOND", 1),
-            outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes),
+            max_connections_per_address: limit(settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
+            max_connects_per_address_per_second: limit(settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),
+            max_takeovers_per_second: limit(settings, "MAX_TAKEOVERS_PER_SECOND", 1),
+            outbound_queue_bytes: outbound_queue_bytes(settings, max_packet_bytes),
             max_subscriptions_per_client: settings.size(
                 "MAX_SUBSCRIPTIONS_PER_CLIENT",
                 10_000,
@@ -302,11 +333,11 @@ impl Config {
             ),
             trusted_proxies: settings
                 .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\""),
-            log: log(&settings),
+            log: log(settings),
             unknown_variables: Vec::new(),
         };
-        config.check_listeners(&settings);
-        Ok(Self { unknown_variables: settings.finish()?, ..config })
+        config.check_listeners(settings);
+        config
     }
 
     /// The limits for one absent client; `None` if nothing is limited.
@@ -360,7 +391,7 @@ impl Config {
 /// The shipped `server.conf`.
 impl Default for Config {
     fn default() -> Self {
-        Self::from_settings(Settings::new(keys::SERVER)).expect("the defaults are within their own ranges")
+        Self::finished(Settings::new(keys::SERVER)).expect("the defaults are within their own ranges")
     }
 }
 

@@ -15,13 +15,25 @@ use crate::tokens::SecretError;
 /// arguments; otherwise 1.
 ///
 /// Mistakes are: every [`ConfigError`], [`TlsError`] and [`SecretError`](crate::tokens::SecretError), a log file that
-/// cannot be opened, and a [`StartError`] that [is one](StartError::is_mistake).
+/// cannot be opened, a file of a ready validator that cannot be used, and a [`StartError`] that
+/// [is one](StartError::is_mistake).
 #[must_use]
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     let is_mistake = error.is::<ConfigError>()
         || error.is::<TlsError>()
         || error.is::<SecretError>()
+        || is_mistake_in_file(error)
         || matches!(error.downcast_ref(), Some(LogError::Open { .. }))
         || error.downcast_ref().is_some_and(StartError::is_mistake);
     if is_mistake { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+#[cfg(feature = "ready")]
+fn is_mistake_in_file(error: &(dyn Error + 'static)) -> bool {
+    error.is::<crate::ready::FileError>()
+}
+
+#[cfg(not(feature = "ready"))]
+fn is_mistake_in_file(_: &(dyn Error + 'static)) -> bool {
+    false
 }

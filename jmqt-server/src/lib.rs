@@ -68,6 +68,7 @@
 //! - `tls` (default): TLS listeners.
 //! - `mysql`: sessions and messages in MySQL or MariaDB.
 //! - `redis`: several nodes that share a database; it turns on `mysql`.
+//! - `ready`: validators that read a password file, JSON Web Tokens and a file with rules.
 //!
 //! A server needs `sqlite` or `mysql`. A setting that needs a missing feature stops the start with
 //! [`ConfigError::MissingFeature`].
@@ -106,6 +107,8 @@ mod options;
 mod outbox;
 mod packet_trace;
 pub mod prelude;
+#[cfg(feature = "ready")]
+pub mod ready;
 #[cfg(test)]
 mod rooms;
 mod run;

@@ -90,10 +90,13 @@ pub enum TokenError {
 #[error("cannot make a token: {0}")]
 pub struct IssueError(jwt_compact::CreationError);
 
-/// The claim in addition to the standard `iat` and `exp`.
+/// The claims in addition to the standard `iat` and `exp`.
 #[derive(Serialize, Deserialize)]
 struct Subject {
     sub: String,
+    /// The user, if a [`Login`](crate::ready::Login) issued the token; empty for an anonymous client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
 }
 
 impl TokenIssuer {
@@ -133,7 +136,27 @@ impl TokenIssuer {
     /// # Errors
     /// [`IssueError`]; there is no known cause.
     pub fn issue(&self, client: &ClientId) -> Result<AuthToken, IssueError> {
-        self.issue_at(client, Utc::now())
+        self.issue_at(client, None, self.lifetime, Utc::now())
+    }
+
+    /// As [`issue`](Self::issue), for a user (empty: an anonymous client), and valid until this time at most.
+    #[cfg(feature = "ready")]
+    pub(crate) fn issue_for(
+        &self,
+        client: &ClientId,
+        user: &str,
+        until: Option<SystemTime>,
+    ) -> Result<AuthToken, IssueError> {
+        let now = Utc::now();
+        let rest = until.map(|until| DateTime::from(until) - now);
+        self.issue_at(client, Some(user), rest.unwrap_or(self.lifetime).min(self.lifetime), now)
+    }
+
+    /// The time of expiry of a token of [`issue_for`](Self::issue_for), and its user.
+    #[cfg(feature = "ready")]
+    pub(crate) fn user_of(&self, client: &ClientId, token: &str) -> Result<(SystemTime, String), TokenError> {
+        let (expiry, user) = self.check_at(client, token, Utc::now())?;
+        Ok((expiry, user.ok_or(TokenError::NotOurs)?))
     }
 
     /// Returns a verdict that grants this client a token.
@@ -158,16 +181,28 @@ impl TokenIssuer {
     /// # Errors
     /// As [`check`](Self::check).
     pub fn valid_until(&self, client: &ClientId, token: &str) -> Result<SystemTime, TokenError> {
-        self.check_at(client, token, Utc::now())
+        self.check_at(client, token, Utc::now()).map(|(expiry, _)| expiry)
     }
 
-    fn issue_at(&self, client: &ClientId, now: DateTime<Utc>) -> Result<AuthToken, IssueError> {
-        let subject = Subject { sub: client.as_str().to_owned() };
-        let claims = Claims::new(subject).set_duration_and_issuance(&clock(now), self.lifetime);
+    fn issue_at(
+        &self,
+        client: &ClientId,
+        user: Option<&str>,
+        lifetime: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<AuthToken, IssueError> {
+        let subject = Subject { sub: client.as_str().to_owned(), user: user.map(str::to_owned) };
+        let claims = Claims::new(subject).set_duration_and_issuance(&clock(now), lifetime);
         Ok(AuthToken::new(Hs256.token(&Header::empty(), &claims, &self.key).map_err(IssueError)?))
     }
 
-    fn check_at(&self, client: &ClientId, token: &str, now: DateTime<Utc>) -> Result<SystemTime, TokenError> {
+    /// The time of expiry, and the user.
+    fn check_at(
+        &self,
+        client: &ClientId,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(SystemTime, Option<String>), TokenError> {
         let token = UntrustedToken::new(token).map_err(|_| TokenError::NotOurs)?;
         let token =
             Hs256.validator::<Subject>(&self.key).validate(&token).map_err(|_| TokenError::NotOurs)?;
@@ -176,7 +211,8 @@ impl TokenIssuer {
             return Err(TokenError::OtherClient);
         }
         claims.validate_expiration(&clock(now)).map_err(|_| TokenError::Expired)?;
-        claims.expiration.map(SystemTime::from).ok_or(TokenError::Expired)
+        let expiry = claims.expiration.map(SystemTime::from).ok_or(TokenError::Expired)?;
+        Ok((expiry, claims.custom.user.clone()))
     }
 }
 
@@ -220,7 +256,7 @@ mod tests {
     #[test] // §10
     fn a_token_is_valid_for_its_client_until_it_expires() {
         let (tokens, now) = (tokens(&"s".repeat(32)), Utc::now());
-        let token = tokens.issue_at(&client("bob"), now).unwrap();
+        let token = tokens.issue_at(&client("bob"), None, tokens.lifetime, now).unwrap();
         let check_after = |seconds| {
             let then = now + TimeDelta::seconds(seconds);
             tokens.check_at(&client("bob"), token.reveal(), then).map(drop)
@@ -279,7 +315,7 @@ mod tests {
     #[test]
     fn a_token_without_an_expiry_is_refused() {
         let tokens = tokens(&"s".repeat(32));
-        let claims = Claims::new(Subject { sub: "bob".to_owned() });
+        let claims = Claims::new(Subject { sub: "bob".to_owned(), user: None });
         let endless = Hs256.token(&Header::empty(), &claims, &tokens.key).unwrap();
         assert_eq!(tokens.check(&client("bob"), &endless), Err(TokenError::Expired));
     }

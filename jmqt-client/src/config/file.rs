@@ -59,7 +59,7 @@ pub(super) const KEYS: [&str; 36] = [
 const SECRETS: [&str; 4] = ["AUTH_DATA", "TOKEN", "PASSWORD", "WEBSOCKET_HEADERS"];
 
 pub(crate) const CLIENT: Keys =
-    Keys { known: &KEYS, secret: &SECRETS, prefix: PREFIX, variables: Variables::Own };
+    Keys { known: &KEYS, also: &[], secret: &SECRETS, prefix: PREFIX, variables: Variables::Own };
 
 impl Config {
     /// Reads `path`, or the defaults if there is none, and the environment (`JMQT_CLIENT_` and the key) over it.

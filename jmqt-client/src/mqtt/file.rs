@@ -13,8 +13,13 @@ use crate::ConfigError;
 use crate::config::file;
 
 /// The keys of a section `[topics."a/b"]`.
-const TOPIC: Keys =
-    Keys { known: &["QOS", "RETAIN", "CODEC"], secret: &[], prefix: "", variables: Variables::Own };
+const TOPIC: Keys = Keys {
+    known: &["QOS", "RETAIN", "CODEC"],
+    also: &[],
+    secret: &[],
+    prefix: "",
+    variables: Variables::Own,
+};
 
 /// All numbers for a QoS.
 const LEVELS: [Qos; 3] = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];

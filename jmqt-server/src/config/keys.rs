@@ -79,4 +79,4 @@ const SECRETS: [&str; 2] = ["MYSQL_PSWD", "REDIS_PASSWORD"];
 
 /// The keys. Other variables with the same prefix may belong to the application.
 pub(super) const SERVER: Keys =
-    Keys { known: &KEYS, secret: &SECRETS, prefix: "JMQT_", variables: Variables::Shared };
+    Keys { known: &KEYS, also: &[], secret: &SECRETS, prefix: "JMQT_", variables: Variables::Shared };

@@ -1,0 +1,100 @@
+//! `jmqtd --check`: says what a configuration means, without starting the broker.
+
+use std::path::Path;
+
+use jmqt_server::ready::{ClientIds, PasswordFile};
+use jmqt_server::{BoxError, Config};
+
+use crate::settings::{LoginSettings, RuleSettings, Settings, Source};
+
+/// Reads the configuration and all files that it names, and prints what they mean.
+pub(crate) fn run(file: &Path) -> Result<(), BoxError> {
+    let Settings { server, login, rules } = Settings::load(file)?;
+    server.check()?;
+    let lines =
+        [listeners(&server), logins(&login)?, client_ids(&login), access(&rules)?, store(&server)].concat();
+    println!("{}: the configuration can be used", file.display());
+    for line in lines {
+        println!("  {line}");
+    }
+    Ok(())
+}
+
+fn listeners(server: &Config) -> Vec<String> {
+    let ssl = server.ssl.as_ref();
+    let ports = [
+        ("JMQT over TCP", server.socket_port),
+        ("JMQT over WebSocket", server.websocket_port),
+        ("MQTT over TCP", server.mqtt_port),
+        ("MQTT over WebSocket", server.mqtt_websocket_port),
+        ("JMQT over TLS", ssl.and_then(|ssl| ssl.socket_port)),
+        ("JMQT over WebSocket with TLS", ssl.and_then(|ssl| ssl.websocket_port)),
+        ("MQTT over TLS", ssl.and_then(|ssl| ssl.mqtt_port)),
+        ("MQTT over WebSocket with TLS", ssl.and_then(|ssl| ssl.mqtt_websocket_port)),
+    ];
+    let address = server.bind_address;
+    let line = |(name, port): (&str, Option<u16>)| {
+        let port = port?;
+        let port = if port == 0 { "a free port".to_owned() } else { format!("port {port}") };
+        Some(format!("{name}: {address}, {port}"))
+    };
+    let mut lines: Vec<String> = ports.into_iter().filter_map(line).collect();
+    if address.is_loopback() {
+        lines.push("Only this machine can connect (BIND_ADDRESS)".to_owned());
+    }
+    lines
+}
+
+fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
+    let mut lines = Vec::new();
+    for source in &login.sources {
+        lines.push(match source {
+            Source::Anonymous => "Who shows no credentials is logged in as an anonymous client".to_owned(),
+            Source::PasswordFile(file) => {
+                let users = PasswordFile::open(file)?.len();
+                format!("Users with a password: {users}, from {}", file.display())
+            }
+            Source::Jwt(tokens) => {
+                let keys = tokens.open()?.algorithms().join(", ");
+                let of = |name: &str, value: &Option<String>| {
+                    value.as_ref().map_or_else(String::new, |value| format!(", {name} {value:?}"))
+                };
+                let (issuer, audience) = (of("issuer", &tokens.issuer), of("audience", &tokens.audience));
+                format!(
+                    "Users with a JSON Web Token: keys for {keys} from {}{issuer}{audience}",
+                    tokens.keys.display()
+                )
+            }
+        });
+    }
+    Ok(lines)
+}
+
+fn client_ids(login: &LoginSettings) -> Vec<String> {
+    let line = match login.client_ids {
+        ClientIds::Any => "An MQTT client may have every client id that does not belong to another user",
+        _ => "The client id of an MQTT client is its user name, or begins with that and one of - / : .",
+    };
+    vec![line.to_owned()]
+}
+
+fn access(rules: &RuleSettings) -> Result<Vec<String>, BoxError> {
+    let line = match (rules, rules.open()?) {
+        (RuleSettings::File(file), Some(rules)) => {
+            let count = rules.rules().len();
+            format!("Channels: {count} rules from {}; what they do not allow is denied", file.display())
+        }
+        _ => "Channels: every client may read and write everything (ACL = \"none\")".to_owned(),
+    };
+    Ok(vec![line])
+}
+
+fn store(server: &Config) -> Vec<String> {
+    let line = match &server.mysql {
+        None => format!("Sessions and messages: {}", server.sqlite_path.display()),
+        Some(mysql) => format!("Sessions and messages: the database {:?} on {}", mysql.database, mysql.host),
+    };
+    let cluster =
+        if server.redis.is_some() { "This is a node of a cluster" } else { "This is a single broker" };
+    vec![line, cluster.to_owned()]
+}

@@ -1,0 +1,97 @@
+//! `jmqtd`: a JMQT and MQTT broker for those who write no Rust. Who may log in, and who may read and write what, is in its
+//! configuration.
+//!
+//! Here: arguments, start, end. [`settings`] reads the keys that a server of `jmqt-server` does not have, [`check`] says what a
+//! configuration means, [`passwd`] changes password files.
+
+mod check;
+mod passwd;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use jmqt_server::ready::{Login, RulesFile};
+use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
+use jmqt_server::{AllowAll, BoxError, Server, exit_code, logging};
+
+use settings::Settings;
+
+/// A JMQT and MQTT broker. Who may log in, and who may read and write what, is in its configuration.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jmqtd",
+    version,
+    after_help = "SIGHUP reads the configuration again, SIGTERM and SIGINT end the broker in order. Password, key and rule \
+        files are read again when they change.",
+    args_conflicts_with_subcommands = true
+)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "jmqtd.conf")]
+    config: PathBuf,
+    /// Check the configuration and all files that it names, say what they mean, and end
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Add a user to a password file, or change the password. Creates the file if it is missing
+    ///
+    /// Asks for the password; without a terminal, reads it from the first line of the input. A broker that is running reads the
+    /// file again within two seconds.
+    Passwd {
+        /// The password file
+        file: PathBuf,
+        /// The name of the user
+        user: String,
+        /// Remove the user
+        #[arg(long)]
+        delete: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Some(Command::Passwd { file, user, delete: true }) => passwd::remove(&file, &user),
+        Some(Command::Passwd { file, user, delete: false }) => passwd::set(&file, &user),
+        None if arguments.check => check::run(&arguments.config),
+        None => return jmqt_server::run(serve(arguments.config)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", logging::with_causes(&*error));
+            exit_code(&*error)
+        }
+    }
+}
+
+async fn serve(file: PathBuf) -> Result<(), BoxError> {
+    let Settings { server: config, login, rules } = Settings::load(&file)?;
+    let _log = logging::init("jmqtd", &config.log)?;
+    tracing::info!("Configured by {}", file.display());
+    // A misspelt key would otherwise have no effect, and nobody would notice.
+    for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
+        tracing::warn!("The environment variable {variable} has no effect: there is no such key");
+    }
+    let secret = TokenSecret::load(&config)?;
+    let login: Login = login.open(TokenIssuer::new(&secret))?;
+    let builder = Server::builder(config).validate_auth(login.clone()).validate_conn(login);
+    let builder = match rules.open()? {
+        Some(rules) => builder.validate_sub(RulesFile::clone(&rules)).validate_pub(rules),
+        None => builder.validate_sub(AllowAll).validate_pub(AllowAll),
+    };
+    let server = builder.catch_signals().reload_with(move || reread(&file)).start().await?;
+    server.run_until_signal().await?;
+    Ok(())
+}
+
+fn reread(file: &Path) -> Result<jmqt_server::Config, jmqt_server::ConfigError> {
+    Settings::load(file).map(|settings| settings.server)
+}

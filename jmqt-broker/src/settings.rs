@@ -1,0 +1,177 @@
+//! The keys of the broker, which are in the same file and environment as those of the server.
+
+use std::path::{Path, PathBuf};
+
+use jmqt_server::config::Settings as Values;
+use jmqt_server::ready::{Anonymous, ClientIds, FileError, JwtLogin, Login, PasswordFile, RulesFile};
+use jmqt_server::tokens::TokenIssuer;
+use jmqt_server::{Config, ConfigError};
+
+/// The keys, in the order of `jmqtd.conf`.
+pub(crate) const KEYS: [&str; 8] =
+    ["AUTH", "PASSWORD_FILE", "JWT_KEY_FILE", "JWT_ISSUER", "JWT_AUDIENCE", "CLIENT_IDS", "ACL", "ACL_FILE"];
+
+/// A checked configuration, whose files have not been opened.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) server: Config,
+    pub(crate) login: LoginSettings,
+    pub(crate) rules: RuleSettings,
+}
+
+/// Who may log in.
+#[derive(Debug)]
+pub(crate) struct LoginSettings {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) client_ids: ClientIds,
+}
+
+/// Something that knows users, in the order in which it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Anonymous,
+    PasswordFile(PathBuf),
+    Jwt(JwtSettings),
+}
+
+/// Which tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JwtSettings {
+    pub(crate) keys: PathBuf,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+}
+
+/// Who may read and write what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RuleSettings {
+    /// Everybody who has logged in, everything.
+    AllowAll,
+    File(PathBuf),
+}
+
+/// A word of AUTH.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Anonymous,
+    PasswordFile,
+    Jwt,
+}
+
+impl std::str::FromStr for Word {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "anonymous" => Ok(Self::Anonymous),
+            "password_file" => Ok(Self::PasswordFile),
+            "jwt" => Ok(Self::Jwt),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file, and the environment over it.
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let (server, values) = Config::load_with_keys(Some(file), &KEYS)?;
+        let (login, rules) = (login(&values), rules(&values));
+        let unknown_variables = values.finish()?;
+        let mut server = server;
+        server.unknown_variables = unknown_variables;
+        Ok(Self { server, login, rules })
+    }
+}
+
+fn login(values: &Values) -> LoginSettings {
+    const EXPECTED: &str = "\"password_file\", \"jwt\" or \"anonymous\", or several of them in the order in which they are asked, such \
+        as \"password_file, anonymous\"";
+    let mut words: Vec<Word> = values.list("AUTH", EXPECTED);
+    if values.is_empty("AUTH") {
+        let problem = "AUTH is missing: nobody could log in; expected \"password_file\", \"jwt\" or \"anonymous\", or several of them";
+        values.note(ConfigError::Incomplete { problem });
+    }
+    let named = words.len();
+    words.dedup();
+    if words.len() < named {
+        values.note_bad("AUTH", format!("{EXPECTED}, each once"));
+    }
+    // Asked for in any case, so that every mistake is named.
+    let path = |key, default: &str| values.path(key, default);
+    let text = |key| Some(values.text(key, "").trim().to_owned()).filter(|text| !text.is_empty());
+    let passwords = path("PASSWORD_FILE", "");
+    let (keys, issuer, audience) = (path("JWT_KEY_FILE", ""), text("JWT_ISSUER"), text("JWT_AUDIENCE"));
+    let mut sources = Vec::new();
+    for word in words {
+        match (word, &passwords, &keys) {
+            (Word::Anonymous, _, _) => sources.push(Source::Anonymous),
+            (Word::PasswordFile, Some(file), _) => sources.push(Source::PasswordFile(file.clone())),
+            (Word::Jwt, _, Some(keys)) => sources.push(Source::Jwt(JwtSettings {
+                keys: keys.clone(),
+                issuer: issuer.clone(),
+                audience: audience.clone(),
+            })),
+            (Word::PasswordFile, None, _) => {
+                values.note_bad("PASSWORD_FILE", "the path of the file that AUTH names")
+            }
+            (Word::Jwt, _, None) => {
+                values.note_bad("JWT_KEY_FILE", "the path of the file with the keys, because AUTH names jwt");
+            }
+        }
+    }
+    let choices = [("OWN", ClientIds::Own), ("ANY", ClientIds::Any)];
+    LoginSettings { sources, client_ids: values.choice("CLIENT_IDS", ClientIds::Own, &choices) }
+}
+
+fn rules(values: &Values) -> RuleSettings {
+    let is_file = values.choice("ACL", true, &[("file", true), ("none", false)]);
+    match (is_file, values.path("ACL_FILE", "")) {
+        (false, _) => RuleSettings::AllowAll,
+        (true, Some(file)) => RuleSettings::File(file),
+        (true, None) => {
+            let problem = "ACL_FILE is missing: the path of the file with the rules (or set ACL = \"none\": every client may read and write \
+                everything)";
+            values.note(ConfigError::Incomplete { problem });
+            RuleSettings::AllowAll
+        }
+    }
+}
+
+impl LoginSettings {
+    /// Opens the files.
+    pub(crate) fn open(self, tokens: TokenIssuer) -> Result<Login, FileError> {
+        let mut login = Login::new(tokens).client_ids(self.client_ids);
+        for source in self.sources {
+            login = match source {
+                Source::Anonymous => login.ask(Anonymous),
+                Source::PasswordFile(file) => login.ask(PasswordFile::open(file)?),
+                Source::Jwt(tokens) => login.ask(tokens.open()?),
+            };
+        }
+        Ok(login)
+    }
+}
+
+impl JwtSettings {
+    /// Opens the file with the keys.
+    pub(crate) fn open(&self) -> Result<JwtLogin, FileError> {
+        let mut login = JwtLogin::open(&self.keys)?;
+        if let Some(issuer) = &self.issuer {
+            login = login.issuer(issuer);
+        }
+        if let Some(audience) = &self.audience {
+            login = login.audience(audience);
+        }
+        Ok(login)
+    }
+}
+
+impl RuleSettings {
+    /// Opens the file; `None`: there are no rules.
+    pub(crate) fn open(&self) -> Result<Option<RulesFile>, FileError> {
+        match self {
+            Self::AllowAll => Ok(None),
+            Self::File(file) => RulesFile::open(file).map(Some),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Who may log in.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jmqt_client::mqtt::Client;
+use serde_json::{Value, json};
+use test_support::DEADLINE;
+
+use crate::support::{Broker, Folder, refusal};
+
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+/// A broker with the users `alice` and `alice-b`.
+fn with_passwords(more: &str) -> Broker {
+    let folder =
+        Folder::new(&format!("AUTH = 'password_file{more}'\nPASSWORD_FILE = 'users.passwd'\nACL = 'none'"));
+    folder.add_user("alice", "secret");
+    folder.add_user("alice-b", "other");
+    folder.start()
+}
+
+/// A JSON Web Token of [`SECRET`].
+fn token(claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(&json!({"alg": "HS256"})), part(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn in_seconds(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + seconds
+}
+
+#[tokio::test]
+async fn users_log_in_with_their_passwords_in_both_languages() {
+    let broker = with_passwords("");
+    let client = broker.login("alice", "secret").await.unwrap();
+    let assigned = client.information().unwrap();
+    assert!(assigned.client_id.starts_with("alice-"), "{assigned:?}");
+    broker.jmqt_client("alice", r#"{"username":"alice","password":"secret"}"#);
+    for (user, password) in [("alice", "Secret"), ("alice", ""), ("bob", "secret"), ("", "")] {
+        let refused = refusal(broker.login(user, password).await);
+        assert!(
+            refused.contains("wrong credentials") || refused.contains("0x8"),
+            "{user} {password}: {refused}"
+        );
+        let mut jmqt = test_support::Client::open(broker.jmqt);
+        jmqt.send(&format!(r#"{{"auth":{{"dt":{{"username":"{user}","password":"{password}"}}}}}}"#));
+        jmqt.expect(r#"{"authAck":{"st":7,"#);
+    }
+    let log = broker.program.log_lines("");
+    assert!(!log.concat().contains("ecret"), "no password is in the log: {log:?}");
+}
+
+#[tokio::test]
+async fn nobody_has_the_client_id_of_another_user() {
+    let broker = with_passwords(", anonymous");
+    let with_id = async |user: &str, password: &str, id: &str| {
+        let mut options = broker.options(user, password);
+        options.client_id = id.to_owned();
+        Client::connect(options).await
+    };
+    for id in ["alice", "alice-phone", "alice/1", "alice-b"] {
+        let is_own = id != "alice-b";
+        assert_eq!(with_id("alice", "secret", id).await.is_ok(), is_own, "alice as {id}");
+        let refused = refusal(with_id("", "", id).await);
+        assert!(refused.contains("belongs to a user"), "an anonymous client as {id}: {refused}");
+    }
+    assert!(with_id("alice-b", "other", "alice-b").await.is_ok());
+    let refused = refusal(with_id("alice-b", "other", "alice").await);
+    assert!(refused.contains("is not yours: use alice-b, alice-b-1 or none"), "{refused}");
+    assert!(with_id("", "", "sensor-7").await.is_ok());
+    assert!(with_id("alice", "secret", "sensor-7").await.is_err());
+}
+
+#[tokio::test]
+async fn an_anonymous_client_needs_no_credentials_if_the_configuration_says_so() {
+    let broker = with_passwords(", anonymous");
+    assert!(broker.login("", "").await.is_ok());
+    assert!(broker.login("bob", "x").await.is_err(), "wrong credentials do not make anonymous");
+    let mut client = test_support::Client::open(broker.jmqt);
+    client.send(r#"{"auth":{"dt":null}}"#);
+    let ack = client.expect(r#"{"authAck":{"st":1,"#);
+    let ack: Value = serde_json::from_str(&ack).unwrap();
+    let (id, token) = (ack["authAck"]["cl"].as_str().unwrap(), ack["authAck"]["at"].as_str().unwrap());
+    assert!(id.starts_with("anonymous-"), "{id}");
+    client.send_conn(id, token, "");
+    client.expect(r#"{"connAck":{"st":1,"ts":"#);
+}
+
+#[tokio::test]
+async fn users_are_added_and_removed_while_the_broker_runs() {
+    let broker = with_passwords("");
+    let (client, token) = broker.jmqt_client("alice", r#"{"username":"alice","password":"secret"}"#);
+    drop(client);
+    broker.folder.add_user("carol", "third");
+    let removed = broker.folder.run(&["passwd", "--delete", "users.passwd", "alice"]);
+    assert!(removed.status.success());
+    let start = Instant::now();
+    while broker.login("carol", "third").await.is_err() || broker.login("alice", "secret").await.is_ok() {
+        assert!(start.elapsed() < DEADLINE, "the file was not read again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut client = test_support::Client::open(broker.jmqt);
+    client.send_conn("alice", &token, "");
+    client.expect(r#"{"connAck":{"st":6"#);
+}
+
+#[tokio::test]
+async fn a_json_web_token_logs_in_and_ends_the_session_when_it_expires() {
+    let folder = Folder::new("AUTH = 'jwt'\nJWT_KEY_FILE = 'jwt.key'\nJWT_ISSUER = 'me'\nACL = 'none'");
+    folder.write("jwt.key", SECRET);
+    let broker = folder.start();
+    let claims = |seconds| json!({"sub": "alice", "iss": "me", "exp": in_seconds(seconds)});
+    let right = token(&claims(600));
+    assert!(broker.login("whatever", &right).await.is_ok());
+    let (client, back) = broker.jmqt_client("alice", &json!({"token": right}).to_string());
+    assert_eq!(back, right, "the client comes back with its own token");
+    drop(client);
+    let mut client = test_support::Client::open(broker.jmqt);
+    client.send_conn("alice", &right, "");
+    client.expect(r#"{"connAck":{"st":1,"ts":"#);
+    let mut other = test_support::Client::open(broker.jmqt);
+    other.send_conn("bob", &right, "");
+    other.expect(r#"{"connAck":{"st":6"#);
+
+    let of_another = token(&json!({"sub": "alice", "iss": "you", "exp": in_seconds(600)}));
+    assert!(broker.login("alice", &of_another).await.is_err());
+    assert!(broker.login("alice", "secret").await.is_err());
+
+    let (mut short, _) = broker.jmqt_client(
+        "alice-2",
+        &json!({"token": token(&json!({
+            "sub": "alice", "client_id": "alice-2", "iss": "me", "exp": in_seconds(2)
+        }))})
+        .to_string(),
+    );
+    short.expect(r#"{"disconn":{"st":4007,"#);
+    short.expect_end();
+}

@@ -1,0 +1,8 @@
+//! A real `jmqtd`, with clients of both languages.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod logins;
+mod rules;
+mod support;
+mod usage;

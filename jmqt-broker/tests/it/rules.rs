@@ -1,0 +1,94 @@
+//! Who may read and write what.
+
+use std::time::{Duration, Instant};
+
+use jmqt_client::mqtt::{Client, Publish, Qos};
+use test_support::DEADLINE;
+
+use crate::support::{Broker, Folder};
+
+fn broker() -> Broker {
+    let folder = Folder::new(
+        "AUTH = 'password_file, anonymous'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'",
+    );
+    folder.add_user("alice", "a");
+    folder.add_user("bob", "b");
+    folder.write(
+        "rules.acl",
+        "allow all both home/%u/#\nallow all read public/#\ndeny anonymous read public/inside/#\n\
+         allow user alice write public/#\nallow all write $p2p/+\n",
+    );
+    folder.start()
+}
+
+async fn publish(client: &Client, topic: &str, payload: &str) -> bool {
+    let message = Publish::new(topic, payload.to_owned()).unwrap().at_least_once();
+    client.publish(&message).await.is_ok_and(|reason| !reason.is_error())
+}
+
+#[tokio::test]
+async fn clients_read_and_write_what_the_rules_allow_and_nothing_else() {
+    let broker = broker();
+    let alice = broker.login("alice", "a").await.unwrap();
+    let bob = broker.login("bob", "b").await.unwrap();
+    let anonymous = broker.login("", "").await.unwrap();
+
+    let mut news = bob.subscribe("public/#", Qos::AtLeastOnce).await.unwrap();
+    assert!(anonymous.subscribe("public/#", Qos::AtLeastOnce).await.is_err(), "a part of it is denied");
+    let mut outside = anonymous.subscribe("public/news", Qos::AtLeastOnce).await.unwrap();
+    for filter in ["#", "home/#", "home/alice/#", "+/news", "other"] {
+        assert!(bob.subscribe(filter, Qos::AtLeastOnce).await.is_err(), "{filter}");
+    }
+    let mut own = bob.subscribe("home/bob/#", Qos::AtLeastOnce).await.unwrap();
+
+    for (client, topic, is_allowed) in [
+        (&alice, "public/news", true),
+        (&bob, "public/news", false),
+        (&anonymous, "public/news", false),
+        (&alice, "home/bob/x", false),
+        (&bob, "home/bob/x", true),
+        (&anonymous, "home//x", false),
+    ] {
+        assert_eq!(publish(client, topic, "1").await, is_allowed, "{topic}");
+    }
+    assert_eq!(news.next().await.unwrap().topic(), "public/news");
+    assert_eq!(outside.next().await.unwrap().topic(), "public/news");
+    assert_eq!(own.next().await.unwrap().topic(), "home/bob/x");
+}
+
+#[tokio::test]
+async fn the_rules_hold_for_jmqt_clients_too() {
+    let broker = broker();
+    let (mut alice, _) = broker.jmqt_client("alice", r#"{"username":"alice","password":"a"}"#);
+    let (mut bob, _) = broker.jmqt_client("bob", r#"{"username":"bob","password":"b"}"#);
+    bob.sub("public/news", 0);
+    bob.send(r#"{"sub":{"cn":"home/alice/x","pr":0}}"#);
+    bob.expect(r#"{"subAck":{"st":7,"#);
+    bob.publish("public/news", "1", "p1");
+    bob.expect(r#"{"pubAck":{"st":7,"#);
+    alice.publish("public/news", "2", "p2");
+    alice.expect(r#"{"pubAck":{"st":1,"#);
+    bob.expect(r#"{"push":{"cn":"public/news","dt":2"#);
+}
+
+#[tokio::test]
+async fn changed_rules_count_for_clients_that_are_connected() {
+    let broker = broker();
+    let bob = broker.login("bob", "b").await.unwrap();
+    assert!(!publish(&bob, "public/news", "1").await);
+    broker.folder.write("rules.acl", "allow user bob write public/news\n");
+    let start = Instant::now();
+    while !publish(&bob, "public/news", "1").await {
+        assert!(start.elapsed() < DEADLINE, "the file was not read again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    broker.folder.write("rules.acl", "allow nobody\n");
+    let logged = async || {
+        while !publish(&bob, "public/news", "1").await || broker.program.log_lines("line 1").is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, logged())
+        .await
+        .expect("a mistake is logged, and the rules before it stay");
+}

@@ -1,0 +1,86 @@
+//! Arguments, configuration, and what the program says about them.
+
+use crate::support::{Folder, crate_folder, text};
+
+#[test]
+fn the_example_configuration_can_be_used_and_check_says_what_it_means() {
+    let folder = Folder::new("");
+    for file in ["jmqtd.conf", "rules.acl"] {
+        std::fs::copy(crate_folder().join(file), folder.path(file)).unwrap();
+    }
+    folder.add_user("alice", "secret");
+    let output = folder.run(&["--check"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "MQTT over TCP: 127.0.0.1, port 1883",
+        "Only this machine can connect (BIND_ADDRESS)",
+        "Users with a password: 1, from users.passwd",
+        "Channels: 4 rules from rules.acl; what they do not allow is denied",
+        "Sessions and messages: jmqt.db",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+}
+
+#[test]
+fn every_mistake_of_a_configuration_is_named_and_nothing_starts() {
+    let folder =
+        Folder::new("AUTH = 'password_file, ldap'\nACL = 'file'\nACL_FIEL = 'x'\nTIMEOUT_SECONDS = 4");
+    for arguments in [&["--check"][..], &[]] {
+        let output = folder.run(arguments);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for part in
+            ["AUTH is", "\"ldap\"", "did you mean ACL_FILE?", "TIMEOUT_SECONDS is 4", "ACL_FILE is missing"]
+        {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+    let folder = Folder::new("ACL = 'none'");
+    let said = text(&folder.run(&[]));
+    assert!(said.contains("AUTH is missing") && said.contains("nobody could log in"), "{said}");
+}
+
+#[test]
+fn a_file_with_a_mistake_stops_the_start_with_the_line() {
+    let folder = Folder::new(
+        "AUTH = 'password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'",
+    );
+    folder.write("users.passwd", "alice:hunter2\n");
+    folder.write("rules.acl", "allow all read a\nallow all reed b\n");
+    let output = folder.run(&[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("users.passwd, line 1") && !said.contains("hunter2"), "{said}");
+    folder.write("users.passwd", "");
+    let output = folder.run(&["--check"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("rules.acl, line 2: expected `read`, `write` or `both`, found \"reed\""), "{said}");
+}
+
+#[test]
+fn passwd_says_what_it_did_and_refuses_what_cannot_be() {
+    let folder = Folder::new("");
+    let output = folder.run_with(&["passwd", "users.passwd", "alice"], "secret\n");
+    assert!(text(&output).contains("a new file, which only its owner can read"), "{}", text(&output));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(folder.path("users.passwd")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let written = std::fs::read_to_string(folder.path("users.passwd")).unwrap();
+    assert!(written.starts_with("alice:$argon2id$") && !written.contains("secret"), "{written}");
+    for (arguments, input, expected) in [
+        (&["passwd", "users.passwd", "a:b"][..], "x", "no colon"),
+        (&["passwd", "users.passwd", "bob"], "", "a password has 1 to 1024 bytes"),
+        (&["passwd", "--delete", "users.passwd", "bob"], "", "there is no user \"bob\""),
+        (&["passwd", "no/such/folder", "bob"], "x", "cannot change no/such/folder"),
+    ] {
+        let output = folder.run_with(arguments, input);
+        assert!(!output.status.success() && text(&output).contains(expected), "{}", text(&output));
+    }
+    assert_eq!(std::fs::read_to_string(folder.path("users.passwd")).unwrap(), written);
+}

@@ -1,0 +1,223 @@
+//! Logs clients in: asks sources who they are, gives them tokens, and accepts them with these.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use jmqt_core::{AuthToken, ClientId, StatusCode};
+
+use super::identity::{Answer, AuthData, Credentials, Identity, IdentitySource};
+use crate::log_limit::log_limited;
+use crate::tokens::TokenIssuer;
+use crate::validators::{
+    AuthRequest, AuthValidator, AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnVerdict,
+};
+
+/// The user in the token of an anonymous client. No user has an empty name.
+const ANONYMOUS: &str = "";
+/// What may follow a user name in a client id.
+const SEPARATORS: [char; 4] = ['-', '/', ':', '.'];
+
+/// The client ids that an MQTT client may ask for. The client id of a JMQT client is its user name.
+///
+/// In both cases nobody may have the name of another user of the sources as a client id, or that name with `-`, `/`, `:` or `.`
+/// and more behind it: the client would receive what is meant for that user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ClientIds {
+    /// The name of the user, or that with `-`, `/`, `:` or `.` and more behind it: `alice`, `alice-phone`. An anonymous client may
+    /// have every client id that does not belong to a user.
+    #[default]
+    Own,
+    /// Every client id that does not belong to another user.
+    Any,
+}
+
+/// An [`AuthValidator`] and [`ConnValidator`] that asks [sources](IdentitySource) who a client is.
+///
+/// A JMQT client sends `{"username":"…","password":"…"}` or `{"token":"…"}` as the data of its `auth`, or `null` as an anonymous
+/// client, and comes back with the token that it receives. An MQTT client sends user name and password, or a JSON Web Token as its
+/// password. Each session has an [`Identity`] as its session data.
+///
+/// [The module](super) has an example. Cheap to clone.
+#[derive(Clone)]
+pub struct Login {
+    tokens: TokenIssuer,
+    sources: Vec<Arc<dyn IdentitySource>>,
+    client_ids: ClientIds,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login({} sources, client ids: {:?})", self.sources.len(), self.client_ids)
+    }
+}
+
+impl Login {
+    /// Without a source: nobody is known. These tokens are given to clients.
+    #[must_use]
+    pub const fn new(tokens: TokenIssuer) -> Self {
+        Self { tokens, sources: Vec::new(), client_ids: ClientIds::Own }
+    }
+
+    /// Asks this source too, after those before.
+    #[must_use]
+    pub fn ask(mut self, source: impl IdentitySource) -> Self {
+        self.sources.push(Arc::new(source));
+        self
+    }
+
+    /// Sets the client ids that MQTT clients may have. Default [`ClientIds::Own`].
+    #[must_use]
+    pub const fn client_ids(mut self, client_ids: ClientIds) -> Self {
+        self.client_ids = client_ids;
+        self
+    }
+
+    async fn identify(&self, credentials: &Credentials<'_>) -> Result<Answer, BoxError> {
+        for source in &self.sources {
+            match source.identify(credentials).await? {
+                Answer::NotMine => {}
+                answer => return Ok(answer),
+            }
+        }
+        Ok(Answer::NotMine)
+    }
+
+    /// The identity of a client that comes back with a token of ours.
+    async fn restore(&self, user: &str) -> Result<Option<Identity>, BoxError> {
+        if user == ANONYMOUS {
+            let answer = self.identify(&Credentials::default()).await?;
+            return Ok(if let Answer::Known(identity) = answer { Some(identity) } else { None });
+        }
+        for source in &self.sources {
+            if let Some(identity) = source.restore(user).await? {
+                return Ok(Some(identity));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The identity of a client that shows a token of somebody else in its `conn`.
+    async fn by_token(&self, request: &ConnRequest<'_>) -> Result<Option<Identity>, BoxError> {
+        let credentials = Credentials {
+            token: Some(request.token),
+            certificate: request.certificate(),
+            ..Credentials::default()
+        };
+        let Answer::Known(identity) = self.identify(&credentials).await? else { return Ok(None) };
+        let is_allowed = match (&identity.client, &identity.user) {
+            (Some(client), _) => **client == *request.client.as_str(),
+            (None, Some(user)) => self.may_have(request.client.as_str(), Some(user)),
+            (None, None) => false,
+        };
+        Ok(Some(identity).filter(|_| is_allowed))
+    }
+
+    /// The client id of somebody who logs in; an error that says why there is none.
+    fn client_id(&self, request: &AuthRequest<'_>, identity: &Identity) -> Result<ClientId, String> {
+        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
+        let user = identity.user.as_deref();
+        let parsed = match (&identity.client, asked) {
+            (Some(fixed), Some(asked)) if **fixed != *asked => {
+                return Err(format!("the client id of this user must be {fixed:?}"));
+            }
+            (Some(fixed), _) => ClientId::parse(fixed),
+            (None, Some(asked)) if !self.may_have(asked, user) => return Err(not_yours(user)),
+            (None, Some(asked)) => ClientId::parse(asked),
+            (None, None) => match user {
+                Some(user) => request.client_id(user),
+                None => random("anonymous"),
+            },
+        };
+        parsed.map_err(|error| error.to_string())
+    }
+
+    /// Whether a user, or with `None` an anonymous client, may have this client id.
+    fn may_have(&self, id: &str, user: Option<&str>) -> bool {
+        let owner = names_in(id).find(|name| self.sources.iter().any(|source| source.has_user(name)));
+        let is_own = user.is_none_or(|user| names_in(id).any(|name| name == user));
+        match owner {
+            Some(owner) => Some(owner) == user,
+            None => self.client_ids == ClientIds::Any || is_own,
+        }
+    }
+}
+
+/// The names that a client id may belong to, the longest first: `a-b-c`, `a-b`, `a`.
+fn names_in(id: &str) -> impl Iterator<Item = &str> {
+    let shorter = id.rmatch_indices(SEPARATORS).map(|(end, _)| &id[..end]);
+    std::iter::once(id).chain(shorter)
+}
+
+fn not_yours(user: Option<&str>) -> String {
+    match user {
+        Some(user) => format!("this client id is not yours: use {user}, {user}-1 or none"),
+        None => "this client id belongs to a user".to_owned(),
+    }
+}
+
+fn random(name: &str) -> Result<ClientId, jmqt_core::InvalidClientId> {
+    let number = getrandom::u64().map_err(|_| jmqt_core::InvalidClientId)?;
+    ClientId::parse(&format!("{name}-{number:016x}"))
+}
+
+#[async_trait]
+impl AuthValidator for Login {
+    async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+        let data = if request.mqtt().is_some() { Some(AuthData::default()) } else { AuthData::read(request) };
+        let Some(data) = data else {
+            let expected = r#"expected {"username":"...","password":"..."} or {"token":"..."}"#;
+            return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, expected));
+        };
+        let credentials = Credentials::of(request, &data);
+        let reason = match self.identify(&credentials).await? {
+            Answer::Known(identity) => match self.client_id(request, &identity) {
+                Ok(client) => {
+                    let token = match credentials.token {
+                        Some(token) if identity.keeps_token => AuthToken::new(token),
+                        _ => {
+                            let user = identity.user.as_deref().unwrap_or(ANONYMOUS);
+                            self.tokens.issue_for(&client, user, identity.valid_until)?
+                        }
+                    };
+                    return Ok(AuthVerdict::grant(client, token).attach(Arc::new(identity)));
+                }
+                Err(reason) => return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, reason)),
+            },
+            Answer::Refused(reason) => reason,
+            Answer::NotMine if credentials.is_empty() => "no credentials".to_owned(),
+            Answer::NotMine => "no such user".to_owned(),
+        };
+        let (remote, user) = (request.connection.remote, credentials.user.unwrap_or_default());
+        log_limited!(info, target: "jmqt::app", %remote, user = ?user.chars().take(64).collect::<String>(), %reason, "A login was refused");
+        Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "wrong credentials"))
+    }
+}
+
+#[async_trait]
+impl ConnValidator for Login {
+    async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        let (identity, expiry) = match self.tokens.user_of(request.client, request.token) {
+            Ok((expiry, user)) => {
+                let identity = match request.session::<Identity>() {
+                    Some(identity) => Some(identity.clone()),
+                    None => self.restore(&user).await?,
+                };
+                (identity, Some(expiry))
+            }
+            Err(_) => (self.by_token(request).await?, None),
+        };
+        let Some(identity) = identity else {
+            let (client, remote) = (request.client, request.connection.remote);
+            tracing::debug!(target: "jmqt::app", %client, %remote, "conn refused: the token is not valid");
+            return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
+        };
+        let end: Option<SystemTime> = [expiry, identity.valid_until].into_iter().flatten().min();
+        let verdict = ConnVerdict::accept().attach(Arc::new(identity));
+        Ok(match end {
+            Some(end) => verdict.valid_until(end),
+            None => verdict,
+        })
+    }
+}

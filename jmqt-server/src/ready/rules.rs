@@ -1,0 +1,228 @@
+//! Rules for channels: who may read and write what.
+
+mod parse;
+mod pattern;
+mod tree;
+
+use jmqt_core::{ChannelKind, ChannelName, ClientId};
+use jmqt_mqtt::{client_to_topic, name_to_topic};
+
+use super::watched::Problem;
+use pattern::{Expanded, Pattern};
+use tree::Tree;
+
+/// What a client wants to do with a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// Subscribe to it.
+    Read,
+    /// Publish to it.
+    Write,
+}
+
+/// Rules that allow and deny access to channels. What no rule allows is denied.
+///
+/// One rule a line: `allow` or `deny`; `all`, `anonymous`, `user NAME` or `client ID`; `read`, `write` or `both`; and a pattern.
+///
+/// ```text
+/// # Everybody reads news, only the editor writes them.
+/// allow all         read   news/#
+/// allow user editor write  news/#
+/// # Each user has a folder. Nobody reads the drafts of others.
+/// allow all         both   home/%u/#
+/// deny  all         read   news/drafts/#
+/// ```
+///
+/// A pattern is an MQTT filter: `+` is one level, `#` all levels from there on. `%u` in it is the name of the user, `%c` the client
+/// id. Channels are written as MQTT topics are: the point-to-point channel of a client is `$p2p/ID`, a channel `a#b` is `a%23b`.
+/// Wildcards at the beginning do not match names that begin with `$`. A name with space in it is in double quotes.
+///
+/// Of the rules that match, the one with the most specific pattern decides: level by level from the left, text is more specific
+/// than `+`, and `+` is more specific than `#`. Of rules with equally specific patterns, one for a client comes before one for a user,
+/// this before one for anonymous clients, and this before one for all; of two alike, `deny` decides. The order of the lines has no
+/// meaning.
+///
+/// A subscription with wildcards is allowed if every channel that it matches may be read.
+///
+/// ```
+/// use jmqt_server::ready::{Access, Rules};
+/// use jmqt_server::{ChannelName, ClientId};
+///
+/// let rules = Rules::parse("allow user alice both home/alice/#\nallow all read news/#")?;
+/// let (alice, client) = (Some("alice"), ClientId::parse("alice-phone")?);
+/// let news = ChannelName::parse("news/today")?;
+/// assert!(rules.allow(alice, &client, Access::Read, &news));
+/// assert!(!rules.allow(alice, &client, Access::Write, &news));
+/// assert!(rules.allow_filter(alice, &client, "home/alice/+"));
+/// assert!(!rules.allow_filter(alice, &client, "home/#"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    tree: Tree,
+}
+
+/// Text that is not rules.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct InvalidRules(pub Vec<Problem>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    allows: bool,
+    who: Who,
+    reads: bool,
+    writes: bool,
+    pattern: Pattern,
+}
+
+/// Whom a rule is for, the most specific last.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    All,
+    Anonymous,
+    User(Box<str>),
+    Client(Box<str>),
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Asker<'a> {
+    user: Option<&'a str>,
+    client: &'a str,
+}
+
+impl Rule {
+    fn is_for(&self, asker: Asker<'_>, access: Access) -> bool {
+        let is_for_access = match access {
+            Access::Read => self.reads,
+            Access::Write => self.writes,
+        };
+        is_for_access
+            && match &self.who {
+                Who::All => true,
+                Who::Anonymous => asker.user.is_none(),
+                Who::User(user) => asker.user == Some(user),
+                Who::Client(client) => asker.client == &**client,
+            }
+    }
+
+    /// Which of two rules with equally specific patterns decides: the greater one.
+    fn rank(&self) -> (u8, bool) {
+        let who = match self.who {
+            Who::All => 0,
+            Who::Anonymous => 1,
+            Who::User(_) => 2,
+            Who::Client(_) => 3,
+        };
+        (who, !self.allows)
+    }
+}
+
+impl Rules {
+    /// Reads rules, one a line. Empty lines, and lines that begin with `#`, are left out.
+    ///
+    /// # Errors
+    /// [`InvalidRules`] names every mistake with its line.
+    pub fn parse(text: &str) -> Result<Self, InvalidRules> {
+        parse::rules(text).map(Self::new).map_err(InvalidRules)
+    }
+
+    /// Rules that allow everybody to read and to write what these patterns match.
+    ///
+    /// # Errors
+    /// [`InvalidRules`] names every pattern that is none.
+    pub fn allowing<'a>(
+        read: impl IntoIterator<Item = &'a str>,
+        write: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, InvalidRules> {
+        let (mut rules, mut problems) = (Vec::new(), Vec::new());
+        let read = read.into_iter().map(|pattern| (pattern, true));
+        for (pattern, reads) in read.chain(write.into_iter().map(|pattern| (pattern, false))) {
+            match Pattern::parse(pattern) {
+                Ok(pattern) => {
+                    rules.push(Rule { allows: true, who: Who::All, reads, writes: !reads, pattern });
+                }
+                Err(problem) => problems.push(Problem::of_file(problem)),
+            }
+        }
+        if problems.is_empty() { Ok(Self::new(rules)) } else { Err(InvalidRules(problems)) }
+    }
+
+    fn new(rules: Vec<Rule>) -> Self {
+        let mut tree = Tree::default();
+        for (index, rule) in rules.iter().enumerate() {
+            tree.insert(&rule.pattern, index);
+        }
+        Self { rules, tree }
+    }
+
+    /// The number of rules.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no rule, so that everything is denied.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether this client of this user (`None`: an anonymous client) may do that with this channel.
+    #[must_use]
+    pub fn allow(
+        &self,
+        user: Option<&str>,
+        client: &ClientId,
+        access: Access,
+        channel: &ChannelName,
+    ) -> bool {
+        let asker = Asker { user, client: client.as_str() };
+        let name = channel.as_str();
+        match channel.kind() {
+            ChannelKind::PeerToPeer => {
+                let of = name.strip_prefix('#').unwrap_or(name);
+                self.allow_topic(asker, access, &format!("$p2p/{}", client_to_topic(of)))
+            }
+            ChannelKind::Plain | ChannelKind::Control => {
+                self.allow_topic(asker, access, &name_to_topic(name))
+            }
+        }
+    }
+
+    fn allow_topic(&self, asker: Asker<'_>, access: Access, topic: &str) -> bool {
+        let decisive = self.tree.find(topic, asker, |rules| {
+            let rules = rules.map(|index| &self.rules[index]);
+            rules.filter(|rule| rule.is_for(asker, access)).max_by_key(|rule| rule.rank())
+        });
+        decisive.is_some_and(|rule| rule.allows)
+    }
+
+    /// Whether this client of this user may read every channel that an MQTT filter matches.
+    #[must_use]
+    pub fn allow_filter(&self, user: Option<&str>, client: &ClientId, filter: &str) -> bool {
+        let asker = Asker { user, client: client.as_str() };
+        let rules = || {
+            let rules = self.rules.iter().filter(|rule| rule.is_for(asker, Access::Read));
+            rules.filter_map(|rule| Some((rule, rule.pattern.of(asker)?)))
+        };
+        let covers_all = |(rule, pattern): &(&Rule, Expanded<'_>)| rule.allows && pattern.covers(filter);
+        // No rule that denies may decide about a channel of the filter: one that allows must cover the same channels and come first.
+        let is_outdone = |denying: &Rule, denied: &Expanded<'_>| {
+            rules().filter(|(rule, _)| rule.allows).any(|(allowing, allowed)| {
+                let order = allowed.cmp_specific(denied).then_with(|| allowing.rank().cmp(&denying.rank()));
+                order.is_gt() && (allowed.covers(filter) || allowed.covers_pattern(denied))
+            })
+        };
+        rules().any(|rule| covers_all(&rule))
+            && rules()
+                .filter(|(rule, pattern)| !rule.allows && pattern.overlaps(filter))
+                .all(|(rule, pattern)| is_outdone(rule, &pattern))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Rules for channels, from a file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::identity::Identity;
+use super::rules::{Access, Rules};
+use super::watched::{FileError, Watched};
+use crate::validators::{
+    BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SubRequest, SubValidator, Verdict,
+};
+
+/// A [`SubValidator`] and [`PubValidator`] that decides by the [`Rules`] of a file, which is looked at at most once a second, and read
+/// again when it has changed.
+///
+/// It decides for the [`Identity`] of the session, which [`Login`](super::Login) attaches. A session without one is that of an
+/// anonymous client. If the identity has rules of its own, from a token, these decide, and not those of the file.
+///
+/// A change of the file does not end subscriptions that exist.
+///
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct RulesFile(Watched<Arc<Rules>>);
+
+impl std::fmt::Debug for RulesFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RulesFile({} rules)", self.0.get().len())
+    }
+}
+
+impl RulesFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`FileError`] names every mistake with its line.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
+        Watched::open(path, |text| Rules::parse(text).map(Arc::new).map_err(|invalid| invalid.0)).map(Self)
+    }
+
+    /// Reads the file now. It is read by itself within a second or two after it has changed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the rules that were read before stay.
+    pub fn reload(&self) -> Result<(), FileError> {
+        self.0.reload()
+    }
+
+    /// The rules in force.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.get())
+    }
+
+    /// What the rules for this identity say about a user.
+    fn allows(&self, identity: Option<&Identity>, decide: impl FnOnce(&Rules, Option<&str>) -> bool) -> bool {
+        match identity {
+            Some(Identity { user, rules: Some(own), .. }) => decide(own, user.as_deref()),
+            Some(Identity { user, .. }) => decide(&self.0.get(), user.as_deref()),
+            None => decide(&self.0.get(), None),
+        }
+    }
+}
+
+impl From<Rules> for RulesFile {
+    /// Rules that are not in a file.
+    fn from(rules: Rules) -> Self {
+        Self(Watched::fixed(Arc::new(rules)))
+    }
+}
+
+fn verdict(is_allowed: bool) -> Verdict {
+    if is_allowed { Verdict::Allow } else { Verdict::NOT_ALLOWED }
+}
+
+#[async_trait]
+impl SubValidator for RulesFile {
+    async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(verdict(self.allows(request.session::<Identity>(), |rules, user| {
+            rules.allow(user, request.client, Access::Read, request.channel)
+        })))
+    }
+
+    async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(verdict(self.allows(request.session::<Identity>(), |rules, user| {
+            rules.allow_filter(user, request.client, request.filter)
+        })))
+    }
+}
+
+#[async_trait]
+impl PubValidator for RulesFile {
+    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+        let is_allowed = self.allows(request.session::<Identity>(), |rules, user| {
+            rules.allow(user, request.client, Access::Write, request.channel)
+        });
+        Ok(if is_allowed { PubVerdict::Allow } else { PubVerdict::NOT_ALLOWED })
+    }
+}

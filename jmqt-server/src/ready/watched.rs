@@ -1,0 +1,257 @@
+//! A file whose content is read again when the file changes.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A file is looked at when it is used, at most this often.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Its content has mistakes.
+    #[error("{}", listed(path, problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All mistakes, in the order of the file.
+        problems: Vec<Problem>,
+    },
+}
+
+/// A mistake in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The line, from 1; `None` if it is the whole file.
+    pub line: Option<usize>,
+    /// What is wrong, and what was expected.
+    pub text: String,
+}
+
+impl Problem {
+    pub(super) fn in_line(line: usize, text: impl Into<String>) -> Self {
+        Self { line: Some(line), text: text.into() }
+    }
+
+    pub(super) fn of_file(text: impl Into<String>) -> Self {
+        Self { line: None, text: text.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+fn listed(path: &Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> =
+        problems.iter().map(|problem| format!("{}, {problem}", path.display())).collect();
+    lines.join("\n")
+}
+
+/// How a content is made of the text of the file.
+type Parse<T> = dyn Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync;
+
+/// A file and its content. Cheap to clone; all clones see the same content.
+pub(super) struct Watched<T>(Arc<Inner<T>>);
+
+struct Inner<T> {
+    file: Option<(PathBuf, Box<Parse<T>>)>,
+    content: RwLock<Arc<T>>,
+    seen: Mutex<Seen>,
+}
+
+/// When the file was looked at, and as what it was found.
+struct Seen {
+    at: Instant,
+    stamp: Option<Stamp>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode }
+    }
+}
+
+impl<T> Clone for Watched<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Send + Sync + 'static> Watched<T> {
+    /// Reads the file.
+    pub(super) fn open(
+        path: impl Into<PathBuf>,
+        parse: impl Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync + 'static,
+    ) -> Result<Self, FileError> {
+        let path = path.into();
+        let (stamp, content) = read(&path, &parse)?;
+        let seen = Mutex::new(Seen { at: Instant::now(), stamp: Some(stamp) });
+        let content = RwLock::new(Arc::new(content));
+        Ok(Self(Arc::new(Inner { file: Some((path, Box::new(parse))), content, seen })))
+    }
+
+    /// Content without a file.
+    pub(super) fn fixed(content: T) -> Self {
+        let seen = Mutex::new(Seen { at: Instant::now(), stamp: None });
+        Self(Arc::new(Inner { file: None, content: RwLock::new(Arc::new(content)), seen }))
+    }
+
+    /// The content. If the file has not been looked at for a second, a separate thread looks at it, and the next call has what
+    /// it found: nobody waits for a disk.
+    pub(super) fn get(&self) -> Arc<T> {
+        if self.is_due() {
+            let this = self.clone();
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || this.look())),
+                Err(_) => self.look(),
+            }
+        }
+        Arc::clone(&self.0.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the file now, changed or not. After an error the earlier content stays.
+    pub(super) fn reload(&self) -> Result<(), FileError> {
+        let Some((path, parse)) = &self.0.file else { return Ok(()) };
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stamp, content) = read(path, parse)?;
+        seen.stamp = Some(stamp);
+        *self.0.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        // Somebody who holds the lock is looking.
+        let Ok(mut seen) = self.0.seen.try_lock() else { return false };
+        let is_due = self.0.file.is_some() && seen.at.elapsed() >= INTERVAL;
+        if is_due {
+            seen.at = Instant::now();
+        }
+        is_due
+    }
+
+    /// Reads the file if it has changed. A mistake in it is logged once for each change.
+    fn look(&self) {
+        let Some((path, _)) = &self.0.file else { return };
+        let stamp = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+        {
+            let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.stamp == stamp {
+                return;
+            }
+            seen.stamp = stamp;
+        }
+        match self.reload() {
+            Ok(()) => tracing::info!(target: "jmqt::app", "{} was read again", path.display()),
+            Err(error) => {
+                tracing::error!(target: "jmqt::app", "{error}\nThe content that was read before stays in force");
+            }
+        }
+    }
+}
+
+/// Reads a file, and warns if everybody on this machine can.
+fn read<T>(path: &Path, parse: &Parse<T>) -> Result<(Stamp, T), FileError> {
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let content = parse(&text).map_err(|problems| FileError::Invalid { path: path.to_owned(), problems })?;
+    Ok((Stamp::of(&metadata), content))
+}
+
+/// Warns if everybody on this machine can read a file with secrets.
+pub(super) fn warn_if_public(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        if let Ok(metadata) = fs::metadata(path)
+            && metadata.permissions().mode() & 0o007 != 0
+        {
+            let path = path.display();
+            tracing::warn!(target: "jmqt::app", "every user of this machine has access to {path}: chmod 600 {path}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number in a file.
+    fn number(text: &str) -> Result<u32, Vec<Problem>> {
+        text.trim().parse().map_err(|_| vec![Problem::in_line(1, "expected a number")])
+    }
+
+    /// As [`Watched::get`] a second later.
+    fn later(watched: &Watched<u32>) -> u32 {
+        watched.look();
+        *watched.get()
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let watched = Watched::open(&path, number).unwrap();
+        assert_eq!(later(&watched), 1);
+        fs::write(&path, "22").unwrap();
+        assert_eq!(later(&watched), 22);
+        // As editors save: another file takes the name.
+        let other = folder.path().join("other");
+        fs::write(&other, "33").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(later(&watched), 33);
+    }
+
+    #[test]
+    fn the_earlier_content_stays_while_the_file_has_a_mistake_or_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let watched = Watched::open(&path, number).unwrap();
+        fs::write(&path, "one").unwrap();
+        assert_eq!(later(&watched), 1);
+        let error = watched.reload().unwrap_err();
+        assert_eq!(error.to_string(), format!("{}, line 1: expected a number", path.display()));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(later(&watched), 1);
+        assert!(watched.reload().unwrap_err().to_string().starts_with("cannot read "));
+        fs::write(&path, "2").unwrap();
+        assert_eq!(later(&watched), 2);
+    }
+}
