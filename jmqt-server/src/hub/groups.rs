@@ -3,6 +3,7 @@
 //! A group with members on this node has an outbox of its own (`outbox/group.rs`), which is subscribed to the filter like a
 //! client. It exists while it has a member.
 
+use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub(crate) fn name_of_share(filter: Filter<'_>) -> Option<ChannelName> {
 pub(crate) struct Groups {
     table: Mutex<NameMap<ChannelName, Arc<Outbox>>>,
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
+    /// The nodes that may have messages of groups of this node.
+    heard: Mutex<HashSet<NodeId>>,
 }
 
 impl Groups {
@@ -69,6 +72,7 @@ impl Groups {
 
     /// Handles what another node says of a group.
     pub(super) fn hear(&self, bus: &dyn Bus, from: NodeId, name: &ChannelName, message: ShareMessage) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(from);
         if let Some(group) = self.find(name) {
             return group.hear_of_group(from.0, message);
         }
@@ -92,6 +96,17 @@ impl Groups {
 
     /// Gives what other nodes have of groups to members here, because all of them or one cannot be reached.
     pub(super) fn take_from_nodes(&self, unreachable: Option<NodeId>) {
+        // Each message to a node that is not there is reported.
+        let has_some = {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            match unreachable {
+                Some(node) => heard.remove(&node),
+                None => !std::mem::take(&mut *heard).is_empty(),
+            }
+        };
+        if !has_some {
+            return;
+        }
         for (_, group) in self.all() {
             group.take_from_nodes(unreachable.map(|node| node.0));
         }

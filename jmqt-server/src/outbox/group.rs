@@ -332,15 +332,17 @@ impl GroupState {
         let here = self.members.len();
         // A message of another node stays on this node.
         let count = if held.owner.is_some() { here } else { self.member_count() };
-        let mut too_large = 0;
-        for turn in 0..count {
+        let (mut too_large, mut turn) = (0, 0);
+        while turn < count {
             let at = (self.next + turn) % count;
+            turn += 1;
             let Some(member) = self.members.get(at) else {
-                let (node, members) = self.others.of_member(at - here)?;
+                let (node, members, left) = self.others.of_member(at - here)?;
                 let is_slow = matches!(held.not_to, Some(Slow::Node(slow)) if slow == node);
                 if is_slow && count > members
                     || !self.others.give(node, &held.pushes.channel, &held.pushes.messages[0])
                 {
+                    turn += left - 1; // its other members have no room either
                     continue;
                 }
                 self.next = (at + 1) % count;
@@ -408,7 +410,7 @@ impl GroupState {
                 if *at < here {
                     return self.push_to_member(*at, pushes, &mut own, index, flush);
                 }
-                let Some((node, _)) = self.others.of_member(at - here) else { return false };
+                let Some((node, ..)) = self.others.of_member(at - here) else { return false };
                 match elsewhere.iter_mut().find(|(to, _)| *to == node) {
                     Some((_, indexes)) => indexes.push(index),
                     None => elsewhere.push((node, vec![index])),

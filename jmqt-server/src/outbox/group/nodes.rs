@@ -119,12 +119,13 @@ impl OtherNodes {
         self.nodes.iter().map(|node| node.members as usize).sum()
     }
 
-    /// The node of the member with this index among the members on other nodes, and the number of its members.
-    pub(super) fn of_member(&self, mut index: usize) -> Option<(u64, usize)> {
+    /// The node of the member with this index among the members on other nodes, the number of its members, and the number
+    /// of those from this one on.
+    pub(super) fn of_member(&self, mut index: usize) -> Option<(u64, usize, usize)> {
         for node in &self.nodes {
             let members = node.members as usize;
             match index.checked_sub(members) {
-                None => return Some((node.id, members)),
+                None => return Some((node.id, members, members - index)),
                 Some(rest) => index = rest,
             }
         }
@@ -257,6 +258,15 @@ impl OtherNodes {
 
     pub(super) fn tell(&mut self, id: u64, message: ShareMessage) {
         self.untold_of(id).push(message);
+    }
+
+    /// Tells a node how many members are here.
+    pub(super) fn tell_members(&mut self, id: u64, count: u32) {
+        let knows_yours = self.knows(id);
+        let untold = self.untold_of(id);
+        // Many may join at the same time.
+        untold.pop_if(|last| matches!(last, ShareMessage::Members { .. }));
+        untold.push(ShareMessage::Members { count, knows_yours });
     }
 
     fn untold_of(&mut self, id: u64) -> &mut Vec<ShareMessage> {

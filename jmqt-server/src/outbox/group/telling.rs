@@ -140,8 +140,7 @@ impl Outbox {
 impl GroupState {
     fn tell_members(&mut self, node: u64) {
         let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        let knows_yours = self.others.knows(node);
-        self.others.tell(node, ShareMessage::Members { count, knows_yours });
+        self.others.tell_members(node, count);
     }
 
     /// Forgets a node. What it has goes to other members.
