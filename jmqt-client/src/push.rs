@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.7
-    fn data_is_what_stood_in_the_packet() {
+    fn data_is_the_text_that_the_packet_has() {
         let push =
             push(r#"{"push":{"cn":"news","dt": {"b":1.50,"a":"\u00e9"} ,"cl":"alice","q":1,"id":"e-1"}}"#);
         assert_eq!((push.channel(), push.publisher(), push.id()), ("news", "alice", Some("e-1")));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_with_escapes_are_what_they_say() {
+    fn strings_with_escapes_are_read_as_their_characters() {
         let push = push(r#"{"push":{"cn":"a\"b","dt":0,"cl":"\u00e9","rt":1}}"#);
         assert_eq!((push.channel(), push.publisher(), push.id()), ("a\"b", "é", None));
         assert!(push.is_retained());
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.26
-    fn bytes_are_those_of_mqtt() {
+    fn bytes_of_a_push_are_the_payload_that_mqtt_clients_see() {
         for (dt, bytes) in [
             (r#""O\u004e""#, &b"ON"[..]),
             (r#""ON","jt":1"#, b"\"ON\""),

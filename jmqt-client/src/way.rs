@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn ipv6_and_ipv4_addresses_take_turns() {
         let found = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address).to_vec();
         let turns = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address).to_vec();
         assert_eq!(take_turns(found), turns);

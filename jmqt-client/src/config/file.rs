@@ -79,7 +79,7 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::checked(Settings::load(CLIENT, path, owned(environment))?)
+        load(path, environment, check)
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -90,27 +90,73 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let source = (&Origin::Text { line: 0 }, text);
-        Self::checked(Settings::read(CLIENT, Some(source), owned(environment))?)
-    }
-
-    fn checked(settings: Settings) -> Result<Self, ConfigError> {
-        let config = check(&settings);
-        settings.finish()?;
-        Ok(config)
+        read(text, environment, check)
     }
 }
 
-pub(crate) fn owned<N: Into<OsString>, V: Into<OsString>>(
+/// The settings of a file and of an environment over it.
+pub(crate) fn settings<N: Into<OsString>, V: Into<OsString>>(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (N, V)>,
+) -> Result<Settings, ConfigError> {
+    Settings::load(CLIENT, path, owned(environment))
+}
+
+/// What `check` makes of them; all its mistakes together.
+pub(crate) fn load<T, N: Into<OsString>, V: Into<OsString>>(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (N, V)>,
+    check: impl FnOnce(&Settings) -> T,
+) -> Result<T, ConfigError> {
+    finished(settings(path, environment)?, check)
+}
+
+/// [`load`] with the text of a file.
+pub(crate) fn read<T, N: Into<OsString>, V: Into<OsString>>(
+    text: &str,
+    environment: impl IntoIterator<Item = (N, V)>,
+    check: impl FnOnce(&Settings) -> T,
+) -> Result<T, ConfigError> {
+    let source = (&Origin::Text { line: 0 }, text);
+    finished(Settings::read(CLIENT, Some(source), owned(environment))?, check)
+}
+
+fn finished<T>(settings: Settings, check: impl FnOnce(&Settings) -> T) -> Result<T, ConfigError> {
+    let made = check(&settings);
+    settings.finish()?;
+    Ok(made)
+}
+
+fn owned<N: Into<OsString>, V: Into<OsString>>(
     environment: impl IntoIterator<Item = (N, V)>,
 ) -> impl Iterator<Item = (OsString, OsString)> {
     environment.into_iter().map(|(name, value)| (name.into(), value.into()))
 }
 
+/// Reads what [`Config`] and [`mqtt::Options`](crate::mqtt::Options) have in common; what `to` has is the default.
+macro_rules! read_common {
+    ($settings:expr, $to:expr) => {{
+        use $crate::config::file::{bytes, headers, reconnect, seconds, tls, when_full};
+        let settings = $settings;
+        $to.tls = tls(settings);
+        $to.websocket_headers = headers(settings);
+        $to.reconnect = reconnect(settings);
+        $to.queue_bytes = bytes(settings, "QUEUE_BYTES", $to.queue_bytes);
+        $to.when_full = when_full(settings);
+        $to.stream_bytes = bytes(settings, "STREAM_BYTES", $to.stream_bytes);
+        $to.max_packet_bytes = bytes(settings, "MAX_PACKET_BYTES", $to.max_packet_bytes);
+        $to.connect_timeout = seconds(settings, "CONNECT_TIMEOUT_SECONDS", $to.connect_timeout);
+        $to.request_timeout = seconds(settings, "REQUEST_TIMEOUT_SECONDS", $to.request_timeout);
+        $to.publish_timeout = seconds(settings, "PUBLISH_TIMEOUT_SECONDS", $to.publish_timeout);
+        $to.close_timeout = seconds(settings, "CLOSE_TIMEOUT_SECONDS", $to.close_timeout);
+    }};
+}
+
+pub(crate) use read_common;
+
 fn check(settings: &Settings) -> Config {
     let mut config = Config { endpoints: endpoints(settings), ..Config::default() };
-    config.tls = tls(settings);
-    config.websocket_headers = headers(settings);
+    read_common!(settings, config);
     config.auth_data = parsed(settings, "AUTH_DATA", Secret::parse, |_| "one JSON value".to_owned());
     let client = parsed(settings, "CLIENT_ID", ClientId::parse, ToString::to_string);
     check_token(settings, client.is_some());
@@ -118,16 +164,7 @@ fn check(settings: &Settings) -> Config {
     if let (Some(path), Some(client)) = (settings.path("TOKEN_PATH", ""), client) {
         config = config.token_file(client, path);
     }
-    config.reconnect = reconnect(settings);
-    config.queue_bytes = bytes(settings, "QUEUE_BYTES", config.queue_bytes);
-    config.when_full = when_full(settings);
     config.window = u32::try_from(settings.integer("WINDOW", config.window.into(), 1..=1024)).unwrap_or(1024);
-    config.stream_bytes = bytes(settings, "STREAM_BYTES", config.stream_bytes);
-    config.max_packet_bytes = bytes(settings, "MAX_PACKET_BYTES", config.max_packet_bytes);
-    config.connect_timeout = seconds(settings, "CONNECT_TIMEOUT_SECONDS", config.connect_timeout);
-    config.request_timeout = seconds(settings, "REQUEST_TIMEOUT_SECONDS", config.request_timeout);
-    config.publish_timeout = seconds(settings, "PUBLISH_TIMEOUT_SECONDS", config.publish_timeout);
-    config.close_timeout = seconds(settings, "CLOSE_TIMEOUT_SECONDS", config.close_timeout);
     check_log(settings, &mut config);
     config
 }
@@ -302,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins() {
+    fn the_environment_overrides_the_file() {
         let environment = [("JMQT_CLIENT_REMOTE_PORT", "9"), ("JMQT_REMOTE_PORT", "10"), ("HOME", "/")];
         let config = Config::from_text("REMOTE_PORT = 8", environment).unwrap();
         assert_eq!(config.endpoints[0].to_string(), "jmqt://localhost:9");

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use jmqt_config::{Keys, Origin, Settings, Variables};
+use jmqt_config::{Keys, Settings, Variables};
 use jmqt_mqtt::{InvalidTopic, Qos, Version};
 
 use super::{Codec, Options, Password, Server, TopicDefaults};
@@ -43,7 +43,7 @@ impl Options {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::checked(Settings::load(file::CLIENT, path, file::owned(environment))?)
+        file::load(path, environment, check)
     }
 
     /// [`Options::load_with`] with the text of a file instead of its path.
@@ -54,8 +54,7 @@ impl Options {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let source = (&Origin::Text { line: 0 }, text);
-        Self::checked(Settings::read(file::CLIENT, Some(source), file::owned(environment))?)
+        file::read(text, environment, check)
     }
 
     /// Whether the URL in this file and this environment is that of an MQTT server, so that [`Options::load_with`] reads them;
@@ -67,14 +66,8 @@ impl Options {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<bool, ConfigError> {
-        let settings = Settings::load(file::CLIENT, path, file::owned(environment))?;
+        let settings = file::settings(path, environment)?;
         Ok(Server::is_url(settings.text("URL", "")))
-    }
-
-    fn checked(settings: Settings) -> Result<Self, ConfigError> {
-        let options = check(&settings);
-        settings.finish()?;
-        Ok(options)
     }
 }
 
@@ -89,8 +82,7 @@ fn check(settings: &Settings) -> Options {
             server.endpoint.protocol = server.endpoint.protocol.with_tls(true);
         }
     }
-    options.tls = file::tls(settings);
-    options.websocket_headers = file::headers(settings);
+    file::read_common!(settings, options);
     options.client_id = file::text(settings, "CLIENT_ID").unwrap_or_default().to_owned();
     options.user_name = file::text(settings, "USER_NAME").map(str::to_owned);
     options.password = Some(settings.text("PASSWORD", "")).filter(|it| !it.is_empty()).map(Password::from);
@@ -101,17 +93,8 @@ fn check(settings: &Settings) -> Options {
     options.version = file::choice(settings, "MQTT_VERSION", options.version, &versions);
     let keep_alive = settings.integer("KEEP_ALIVE_SECONDS", options.keep_alive.as_secs(), 0..=65_535);
     options.keep_alive = Duration::from_secs(keep_alive);
-    options.reconnect = file::reconnect(settings);
-    options.queue_bytes = file::bytes(settings, "QUEUE_BYTES", options.queue_bytes);
-    options.when_full = file::when_full(settings);
     let window = settings.integer("WINDOW", options.receive_maximum.into(), 1..=1024);
     options.receive_maximum = u16::try_from(window).unwrap_or(1024);
-    options.stream_bytes = file::bytes(settings, "STREAM_BYTES", options.stream_bytes);
-    options.max_packet_bytes = file::bytes(settings, "MAX_PACKET_BYTES", options.max_packet_bytes);
-    options.connect_timeout = file::seconds(settings, "CONNECT_TIMEOUT_SECONDS", options.connect_timeout);
-    options.request_timeout = file::seconds(settings, "REQUEST_TIMEOUT_SECONDS", options.request_timeout);
-    options.publish_timeout = file::seconds(settings, "PUBLISH_TIMEOUT_SECONDS", options.publish_timeout);
-    options.close_timeout = file::seconds(settings, "CLOSE_TIMEOUT_SECONDS", options.close_timeout);
     options.topics = topics(settings);
     options
 }

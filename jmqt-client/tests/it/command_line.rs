@@ -110,7 +110,7 @@ async fn doctor_shows_every_step_and_a_fix() {
 }
 
 #[tokio::test]
-async fn ping_and_bench_measure() {
+async fn ping_and_bench_print_what_they_measured() {
     let server = TestServer::start().await;
     let (code, printed, error) = said(&run(&server, &["ping", "-n", "3", "--interval", "1"]).await);
     assert!(code == Some(0) && printed.lines().count() == 4, "{printed}{error}");
@@ -330,7 +330,7 @@ async fn a_subscription_that_is_refused_after_a_reconnect_is_named_with_its_stat
 
 #[cfg(unix)]
 #[tokio::test]
-async fn sigterm_ends_it() {
+async fn sigterm_ends_the_command() {
     let server = TestServer::start().await;
     let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"]).spawn().unwrap();
     subscribed(&server, "reader", "news").await;

@@ -117,7 +117,7 @@ async fn a_takeover_ends_the_streams_with_a_reason_and_a_reconnect_continues_the
 }
 
 #[tokio::test] // protocol.md 2.22: also one that this version does not know
-async fn the_range_of_a_code_decides() {
+async fn the_range_of_a_code_decides_whether_a_client_reconnects() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();

@@ -1,15 +1,15 @@
 //! MQTT clients on the same channels as JMQT clients (docs/mqtt.md).
 
 use jmqt_mqtt::{
-    Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Peek, Place,
+    Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Place,
     Properties, Property, PropertyBuf, Publish, Qos, ReasonCode, RetainHandling, Sender, Subscribe,
-    SubscribeOptions, Unsubscribe, Version, Will, peek,
+    SubscribeOptions, Unsubscribe, Version, Will,
 };
 use jmqt_server::{CloseReason, Protocol, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Asked, Behaviour, Notice, TestServer, within};
+use crate::support::{Asked, Behaviour, Notice, PacketReader, TestServer, within};
 
 mod aliases;
 mod attacks;
@@ -39,7 +39,7 @@ fn id(number: u16) -> PacketId {
 pub(crate) struct Device<S = TcpStream> {
     pub(crate) version: Version,
     pub(crate) stream: S,
-    received: Vec<u8>,
+    received: PacketReader,
 }
 
 /// The will of a test client: topic, payload, QoS, retained, delay.
@@ -89,8 +89,8 @@ impl Device {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     /// A client whose packets go through this stream.
-    pub(crate) const fn over(stream: S, version: Version) -> Self {
-        Self { version, stream, received: Vec::new() }
+    pub(crate) fn over(stream: S, version: Version) -> Self {
+        Self { version, stream, received: PacketReader::default() }
     }
 
     /// Sends CONNECT. Returns the reason, the session present flag, and the assigned client id.
@@ -144,20 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     }
 
     async fn read_packet(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Ok(Peek::Known(header)) = peek(&self.received, 1 << 28)
-                && header.packet_length() <= self.received.len()
-            {
-                let rest = self.received.split_off(header.packet_length());
-                return Some(std::mem::replace(&mut self.received, rest));
-            }
-            let mut chunk = [0; 4096];
-            let length = within("a packet", self.stream.read(&mut chunk)).await.unwrap_or(0);
-            if length == 0 {
-                return None;
-            }
-            self.received.extend_from_slice(&chunk[..length]);
-        }
+        self.received.next(&mut self.stream).await
     }
 
     pub(crate) async fn next<T>(&mut self, look: impl FnOnce(Packet<'_>) -> T) -> T {

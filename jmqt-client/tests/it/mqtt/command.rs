@@ -349,7 +349,7 @@ async fn a_request_that_nobody_can_answer_says_how_to_ask_an_application() {
 }
 
 #[tokio::test]
-async fn what_is_sent_to_this_client_alone_comes_by_the_name_of_jmqt() {
+async fn the_channel_me_receives_what_is_sent_to_this_client_alone() {
     let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
     let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
     let receiving = bare(&["sub", "#me", "-n", "1", "--client-id", "carol", "--url", &url])

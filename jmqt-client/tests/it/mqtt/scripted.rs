@@ -2,20 +2,20 @@
 
 use jmqt_client::mqtt::{DisconnectReason, Error};
 use jmqt_mqtt::{
-    Ack, Codes, ConnAck, Connect, Delivery, Frame, Packet, PacketId, PacketType, Peek, Place, Properties,
-    Property, PropertyBuf, Sender, peek,
+    Ack, Codes, ConnAck, Connect, Delivery, Frame, Packet, PacketId, PacketType, Place, Properties, Property,
+    PropertyBuf, Sender,
 };
-use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::support::PacketReader;
 
 struct Scripted(TcpListener);
 
 /// One connection of a client.
 struct Peer {
     stream: TcpStream,
-    received: Vec<u8>,
+    received: PacketReader,
     version: Version,
     /// CONNECT had the flag.
     clean_start: bool,
@@ -33,7 +33,8 @@ impl Scripted {
     /// The next connection, up to its CONNECT.
     async fn accept(&self) -> Peer {
         let (stream, _) = within("a connection", self.0.accept()).await.unwrap();
-        let mut peer = Peer { stream, received: Vec::new(), version: Version::V5, clean_start: false };
+        let mut peer =
+            Peer { stream, received: PacketReader::default(), version: Version::V5, clean_start: false };
         let packet = peer.packet().await.expect("no CONNECT");
         let connect = Connect::decode(&Frame::of(&packet).unwrap()).unwrap();
         (peer.version, peer.clean_start) = (connect.version, connect.clean_start);
@@ -66,20 +67,7 @@ impl Peer {
     }
 
     async fn packet(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if let Ok(Peek::Known(header)) = peek(&self.received, 1 << 28)
-                && header.packet_length() <= self.received.len()
-            {
-                let rest = self.received.split_off(header.packet_length());
-                return Some(std::mem::replace(&mut self.received, rest));
-            }
-            let mut chunk = [0; 4096];
-            let length = within("a packet", self.stream.read(&mut chunk)).await.unwrap_or(0);
-            if length == 0 {
-                return None;
-            }
-            self.received.extend_from_slice(&chunk[..length]);
-        }
+        self.received.next(&mut self.stream).await
     }
 
     /// The next packet that is not a PINGREQ.

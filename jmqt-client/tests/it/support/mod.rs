@@ -23,7 +23,9 @@ use jmqt_client::{Client, Config, Event, Events, Push, Reconnect, Subscription};
 
 pub use proxy::{Faults, Proxy};
 pub use script::{Script, ScriptedServer};
-pub use server_side::{Asked, Behaviour, Notice, TestApp, TestServer, channel, client_id, within};
+pub use server_side::{
+    Asked, Behaviour, Notice, PacketReader, TestApp, TestServer, channel, client_id, within,
+};
 
 /// A configuration for this server that authenticates as `name` and reconnects fast.
 pub fn config(url: &str, name: &str) -> Config {

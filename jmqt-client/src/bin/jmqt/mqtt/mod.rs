@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn with_the_option_a_websocket_is_one_of_mqtt() {
+    fn with_the_option_mqtt_a_websocket_url_is_one_of_mqtt() {
         assert_eq!(as_mqtt("ws://a, wss://b,mqtt://c", true), "mqtt+ws://a,mqtt+wss://b,mqtt://c");
         assert_eq!(as_mqtt("ws://a", false), "ws://a");
     }
