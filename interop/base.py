@@ -33,6 +33,8 @@ class Login:
     # Seconds, in MQTT 5. Before, it is the clean session flag.
     expiry: int = 0
     receive_maximum: int | None = None
+    # How many topics the server may replace by numbers.
+    alias_maximum: int | None = None
     will: Will | None = None
     # False: with a user name that the server refuses.
     is_known: bool = True
@@ -51,7 +53,6 @@ class Properties:
     correlation: bytes | None = None
     expiry: int | None = None
     is_text: bool = False
-    # Only to the server.
     alias: int | None = None
     # Only from the server.
     subscriptions: list = field(default_factory=list)

@@ -76,12 +76,13 @@ class Server:
         async for line in self.process.stderr:
             self.lines.append(line.decode(errors='replace'))
 
-    async def jmqt(self, *words, stderr=asyncio.subprocess.DEVNULL):
-        """A client of JMQT."""
+    async def jmqt(self, *words, scheme='jmqt', stderr=asyncio.subprocess.DEVNULL):
+        """The Rust client: of JMQT, or of MQTT."""
+        port = self.ports['tcp' if scheme == 'jmqt' else 'mqtt']
         return await asyncio.create_subprocess_exec(
             program('jmqt'),
             '--url',
-            f'jmqt://127.0.0.1:{self.ports["tcp"]}',
+            f'{scheme}://127.0.0.1:{port}',
             *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -21,6 +21,7 @@ class MosquittoTools(Client):
         'takeover': 'reconnect after a takeover',
         'code': 'do not tell the code of a PUBACK',
         'alias': 'send one message in a connection',
+        'server alias': 'do not show the alias of a message',
     }
 
     def __init__(self, place, version, login):

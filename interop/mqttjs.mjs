@@ -26,6 +26,7 @@ function received(got) {
   const user = Object.entries(got.userProperties ?? {});
   return {
     user: user.flatMap(([name, values]) => [values].flat().map((value) => [name, value])),
+    alias: got.topicAlias,
     contentType: got.contentType,
     responseTopic: got.responseTopic,
     correlation: got.correlationData?.toString('base64'),
@@ -57,6 +58,7 @@ function connect(client, { port, version, login, user, password }) {
       properties: {
         sessionExpiryInterval: login.expiry,
         ...(login.receiveMaximum != null && { receiveMaximum: login.receiveMaximum }),
+        ...(login.aliasMaximum != null && { topicAliasMaximum: login.aliasMaximum }),
       },
     }),
   };

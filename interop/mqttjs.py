@@ -79,6 +79,7 @@ class Mqttjs(Client):
             correlation = got.get('correlation')
             properties = Properties(
                 user=[tuple(pair) for pair in got.get('user', [])],
+                alias=got.get('alias'),
                 content_type=got.get('contentType'),
                 response_topic=got.get('responseTopic'),
                 correlation=None if correlation is None else base64.b64decode(correlation),
@@ -119,6 +120,7 @@ class Mqttjs(Client):
                 'keepAlive': login.keep_alive,
                 'expiry': login.expiry,
                 'receiveMaximum': login.receive_maximum,
+                'aliasMaximum': login.alias_maximum,
                 'will': will,
             },
         )

@@ -17,6 +17,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from base import DEADLINE, Answer, Client, Message, Properties, gather
 
+LEAVES_ALIASES = 'leaves it to the application to know the topic of an alias'
 PAHO_VERSIONS = {'3.1': paho.MQTTv31, '3.1.1': paho.MQTTv311, '5': paho.MQTTv5}
 
 # They write about each lost connection, which the scenarios want.
@@ -47,6 +48,7 @@ def from_paho(packed):
 
     return Properties(
         user=gather(get('UserProperty', [])),
+        alias=get('TopicAlias'),
         content_type=get('ContentType'),
         response_topic=get('ResponseTopic'),
         correlation=get('CorrelationData'),
@@ -61,6 +63,8 @@ def connect_properties(login):
     packed.SessionExpiryInterval = login.expiry
     if login.receive_maximum is not None:
         packed.ReceiveMaximum = login.receive_maximum
+    if login.alias_maximum is not None:
+        packed.TopicAliasMaximum = login.alias_maximum
     return packed
 
 
@@ -76,6 +80,7 @@ def subscription(qos, no_local, keeps_retain, retain_handling, number):
 class Paho(Client):
     label = 'paho-mqtt'
     versions = ('3.1', '3.1.1', '5')
+    cannot = {'server alias': LEAVES_ALIASES}
 
     def __init__(self, place, version, login):
         super().__init__(place, version, login)
@@ -170,7 +175,11 @@ class Paho(Client):
 
 class Aiomqtt(Client):
     label = 'aiomqtt'
-    cannot = {'present': 'does not tell session present', 'code': 'does not tell the code of a PUBACK'}
+    cannot = {
+        'present': 'does not tell session present',
+        'code': 'does not tell the code of a PUBACK',
+        'server alias': LEAVES_ALIASES,
+    }
 
     async def connect(self):
         login, place = self.login, self.place
@@ -248,6 +257,8 @@ class Gmqtt(Client):
             keywords['session_expiry_interval'] = login.expiry
             if login.receive_maximum is not None:
                 keywords['receive_maximum'] = login.receive_maximum
+            if login.alias_maximum is not None:
+                keywords['topic_alias_maximum'] = login.alias_maximum
         will = login.will and gmqtt.Message(
             login.will.topic, login.will.payload, login.will.qos, login.will.retain
         )
@@ -284,6 +295,7 @@ class Gmqtt(Client):
 
             properties = Properties(
                 user=gather(got.get('user_property', [])),
+                alias=first('topic_alias'),
                 content_type=first('content_type'),
                 response_topic=first('response_topic'),
                 correlation=first('correlation_data'),

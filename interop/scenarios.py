@@ -297,6 +297,38 @@ async def topic_aliases_of_a_publisher(stage):
         equal((got.topic, got.payload), (topic, payload), 'the message')
 
 
+@scenario('server alias', only=('5',), needs=('server alias',), jmqt=True)
+async def aliases_of_the_server(stage):
+    names = [stage.topic(name) for name in ('one', 'two', 'three')]
+    device, publisher = await stage.client('device', alias_maximum=2), await stage.client('pub')
+    await publisher.publish(names[0], b'ready', 1, retain=True)
+    await device.subscribe(stage.topic('#'), 1)
+    equal((await device.message()).payload, b'ready', 'the retained message')
+    # The Rust client has 32 aliases, and replaces them too.
+    words = ['sub', stage.topic('#'), '--json', '-n', '10', '--name', f'rust of {stage.root}']
+    rust = await stage.server.jmqt(*words, scheme='mqtt')
+    try:
+        async with asyncio.timeout(DEADLINE):
+            lines = [await rust.stdout.readline()]  # it has subscribed
+        aliases = {name: [] for name in names}
+        for number in range(9):
+            name, payload = names[number % 3], str(number).encode()
+            await publisher.publish(name, payload, number % 2)
+            got = await device.message()
+            equal((got.topic, got.payload), (name, payload), 'the message')
+            aliases[name].append(got.properties.alias)
+        async with asyncio.timeout(DEADLINE):
+            output, _ = await rust.communicate()
+    finally:
+        if rust.returncode is None:
+            rust.kill()
+            await rust.wait()
+    # As many topics have one as the client allows, the first ones.
+    equal(list(aliases.values()), [[1] * 3, [2] * 3, [None] * 3], 'the aliases')
+    got = sorted((message['topic'], message['payload']) for message in map(json.loads, output.decode().splitlines()))
+    equal(got, sorted((names[number % 3], str(number)) for number in range(9)), 'what the Rust client received')
+
+
 @scenario('receive maximum 1', only=('5',))
 async def a_client_that_takes_one_message_at_a_time(stage):
     topic = stage.topic('flood')

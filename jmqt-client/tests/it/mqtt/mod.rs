@@ -383,3 +383,28 @@ async fn the_command_has_the_options_of_mqtt() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
     }
 }
+
+#[tokio::test] // MQTT-3.3.2-10
+async fn the_topics_that_the_server_replaces_by_aliases_are_those_that_were_published() {
+    use jmqt_server::Protocol;
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
+    // The server replaces 32 topics at most; these are more.
+    let topics: Vec<_> = (0..40).map(|number| format!("{}/{number}", "long".repeat(40))).collect();
+    let publisher = connect(options(&url, Version::V5, "publisher").login("publisher", "x")).await;
+    let mut sent = Vec::new();
+    for most in [0, 32] {
+        let mut wanted = options(&url, Version::V5, "subscriber").login("subscriber", "x");
+        wanted.topic_alias_maximum = most;
+        let client = connect(wanted).await;
+        let mut stream = client.subscribe("+/+", Qos::AtMostOnce).await.unwrap();
+        let before = server.counters().bytes_sent;
+        for topic in (0..5).flat_map(|_| &topics) {
+            publisher.publish(&Publish::new(topic.as_str(), "x").unwrap().at_least_once()).await.unwrap();
+            assert_eq!(next(&mut stream).await.topic(), topic);
+        }
+        sent.push(server.counters().bytes_sent - before);
+        within("the end", client.disconnect()).await;
+    }
+    assert!(sent[1] < sent[0] / 2, "the server used no aliases: {sent:?}");
+}
