@@ -227,7 +227,7 @@ const WORDS: Words = Words {
 };
 
 const NO_ANSWER: &str = "what listens there may not be a JMQT server, or not of this protocol: jmqt:// is 8010, \
-     jmqts:// 8011, ws:// 8012, wss:// 8013";
+     jmqts:// 8011, ws:// 8012, wss:// 8013; an MQTT server has an mqtt:// URL";
 
 fn unexpected(step: Step) -> ConnectError {
     ConnectError::Protocol { step, problem: "the server answered with another packet".to_owned() }

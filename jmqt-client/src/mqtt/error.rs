@@ -44,7 +44,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// The packet would break a rule of MQTT.
-    #[error("the message cannot be written: {0}")]
+    #[error("MQTT does not allow this: {0}")]
     Encode(EncodeError),
     /// The value cannot be written as JSON.
     #[error("the data is not JSON: {0}")]
@@ -115,7 +115,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Reach(#[from] crate::ConnectError),
     /// The server answered CONNECT with a refusal.
-    #[error("CONNECT: the server answered {reason}{}{}{}", said(message), moved(server_reference), connect_advice(*reason))]
+    #[error("CONNECT: the server answered {reason}{}{}{}", said(message), moved(server_reference), connect_advice(*reason, message))]
     Refused {
         /// The reason; of MQTT 3.1.1 the one with the meaning of its return code.
         reason: ReasonCode,
@@ -270,8 +270,10 @@ fn moved(server: &Option<String>) -> String {
     server.as_ref().map(|server| format!("; it names {}", server.escape_debug())).unwrap_or_default()
 }
 
-fn connect_advice(reason: ReasonCode) -> &'static str {
+fn connect_advice(reason: ReasonCode, message: &str) -> &'static str {
     match reason {
+        // The server knows better, for example that the port is for something else.
+        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION if !message.is_empty() => "",
         ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => {
             "; choose the other version of MQTT (option `version`, --v3)"
         }

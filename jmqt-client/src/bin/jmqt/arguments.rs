@@ -520,7 +520,7 @@ pub(crate) struct SubMqtt {
     #[arg(long, value_name = "CODEC", help = CODEC)]
     pub(crate) codec: Option<Codec>,
     /// Share the messages with the other clients of this group: each message goes to one of them
-    #[arg(long, value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(crate) share: Option<String>,
     #[command(flatten)]
     pub(crate) will: WillMqtt,
@@ -549,6 +549,13 @@ pub(crate) struct PubMqtt {
     pub(crate) user_properties: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) will: WillMqtt,
+}
+
+fn group(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['/', '+', '#']) {
+        return Err("a name without /, + and # was expected".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -26,7 +26,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use jmqt_client::{
-    AuthToken, ChannelName, Client, ClientId, Config, Direction, Endpoint, Payload, Secret, logging,
+    AuthToken, ChannelName, Client, ClientId, Config, Direction, Endpoint, InvalidUrl, Payload, Secret,
+    logging,
 };
 
 use again::Again;
@@ -273,7 +274,7 @@ fn configure(arguments: &ConnectionArguments, file: Option<&Path>) -> Result<(Co
         None => Config::load(file)?,
         Some(url) => {
             let mut config = Config::load_with(file, mqtt::without_url())?;
-            config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
+            config.endpoints = Endpoint::list(url).map_err(bad_url)?;
             config
         }
     };
@@ -293,6 +294,11 @@ fn configure(arguments: &ConnectionArguments, file: Option<&Path>) -> Result<(Co
         return Ok((config, true));
     }
     Ok((authenticate_with(config, &named_json(&random_name()?)), false))
+}
+
+/// Without a scheme nobody can tell which kind of server is meant.
+fn bad_url(error: InvalidUrl) -> Failure {
+    Failure::usage(format!("--url: {error}, and with an MQTT server mqtt://host:1883 or mqtts://host:8883"))
 }
 
 /// As whom to connect, if options say so.
@@ -366,7 +372,9 @@ pub(crate) fn channel(name: &str) -> Result<ChannelName, Failure> {
 async fn request(config: Config, name: &str, data: Option<String>, output: Output) -> Result<(), Failure> {
     let name = if name.starts_with('$') { name.to_owned() } else { format!("${name}") };
     let channel = channel(&name)?;
-    let data = data.as_deref().map(Payload::parse).transpose().map_err(Failure::usage)?;
+    let data = data.as_deref().map(Payload::parse).transpose().map_err(|error| {
+        Failure::usage(format!("request {channel}: {error}; text needs double quotes in JSON"))
+    })?;
     let client = Client::connect(config).await?;
     let reply = client.request(&channel, data).await;
     client.close().await;

@@ -357,6 +357,24 @@ async fn the_channel_me_receives_what_is_sent_to_this_client_alone() {
         .spawn()
         .unwrap();
     crate::support::command::subscribed(&server, "carol", "#carol").await;
-    run(&url, &["p2p", "carol", "hello"]).await;
+    run(&url, &["pub", "#carol", "hello"]).await;
     assert_eq!(said(&ended(receiving).await).1, "hello\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_with_what_to_write() {
+    for (arguments, words) in [
+        (&["sub", "a", "--url", "localhost:1883"][..], "with an MQTT server mqtt://host:1883"),
+        (&["sub", "a", "--share", "g/x", "--url", "mqtt://127.0.0.1:1"], "a name without /, + and #"),
+        (&["request", "x", "{bad", "--url", "jmqt://127.0.0.1:1"], "text needs double quotes in JSON"),
+    ] {
+        let (code, _, error) = run_bare(arguments).await;
+        assert!(code == Some(2) && error.contains(words), "{arguments:?}: {error}");
+    }
+    // Its version is right, and its port is not.
+    let server = TestServer::start().await;
+    let url = format!("mqtt://{}", server.address(Protocol::Socket));
+    let (code, _, error) = run_bare(&["pub", "a", "x", "--url", &url]).await;
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains("this port is for JMQT") && !error.contains("--v3"), "{error}");
 }

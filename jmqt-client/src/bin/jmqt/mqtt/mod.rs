@@ -28,7 +28,12 @@ pub(crate) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<(),
     match arguments.command {
         Command::Pub { channel, input, mqtt } => {
             options.will = will(&mqtt.will)?;
-            publish::run(options, ("pub", channel), input, mqtt, output).await
+            // No topic begins so: in JMQT it is the channel of a client.
+            let topic = match channel.strip_prefix('#').filter(|client| !client.is_empty()) {
+                Some(client) => format!("$p2p/{}", jmqt_mqtt::client_to_topic(client)),
+                None => channel,
+            };
+            publish::run(options, ("pub", topic), input, mqtt, output).await
         }
         Command::P2p { input: Input { clear: true, .. }, .. } => {
             Err(Failure::usage("--clear: point-to-point channels have no retained message"))
@@ -134,7 +139,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Refused { .. } | Error::NotAvailable { .. } => Self::refused(error),
-            Error::InvalidTopic { .. } | Error::NotInVersion { .. } => Self::usage(error),
+            Error::InvalidTopic { .. } | Error::NotInVersion { .. } | Error::Encode(_) => Self::usage(error),
             Error::Stopped(_) | Error::Closed | Error::Timeout { .. } => Self::disconnected(error),
             _ => Self::new(error),
         }
