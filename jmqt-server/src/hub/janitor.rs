@@ -21,7 +21,7 @@ use crate::log_limit::log_limited;
 use crate::outbox::{Moved, OutboxContext};
 use crate::store::{
     ChannelKey, Cursor, CursorUpdate, Dropped, Due, PendingLimits, Sent, SessionRow, Store, StoreError,
-    Swept, store_failed,
+    Swept, Unanswered, store_failed,
 };
 
 /// The interval for writing moved cursors and new sessions (2.13: within a second).
@@ -114,6 +114,8 @@ type Place = (ChannelKey, ClientId);
 struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
+    /// The same for sessions whose messages without an answer are not recorded.
+    closed_unrecorded: Vec<(ClientId, u64)>,
     /// Sessions whose wills are to be deleted, before the sessions are closed.
     discarded_wills: Vec<(ClientId, u64)>,
     /// The same for sessions whose wills wait for the end of their delay, with the shortest delay in seconds.
@@ -180,13 +182,19 @@ impl Janitor {
 
     /// Deletes the session after its close notifier has run, at once, so that a crash does not repeat the notifier.
     /// For clients with stored subscriptions the time is recorded.
-    pub(crate) async fn session_closed(&self, client: &ClientId, generation: u64, is_known: bool) {
+    pub(crate) async fn session_closed(
+        &self,
+        client: &ClientId,
+        generation: u64,
+        is_known: bool,
+        unanswered: Unanswered,
+    ) {
         let written = {
             let mut chores = self.chores();
             if chores.opened.remove(&generation).is_some() && !is_known {
                 return; // the store does not have it
             }
-            chores.closed.push((client.clone(), generation));
+            chores.closed_as(unanswered).push((client.clone(), generation));
             chores.wait()
         };
         self.urgent.notify_one();
@@ -314,7 +322,8 @@ impl Janitor {
         {
             self.failed("cannot save new sessions", &error);
             let mut chores = self.chores();
-            let closed: HashSet<u64> = chores.closed.iter().map(|(_, generation)| *generation).collect();
+            let closed = chores.closed.iter().chain(&chores.closed_unrecorded);
+            let closed: HashSet<u64> = closed.map(|(_, generation)| *generation).collect();
             let open = rows.into_iter().filter(|row| !closed.contains(&row.generation));
             chores.opened.extend(open.map(|row| (row.generation, row)));
         }
@@ -322,12 +331,13 @@ impl Janitor {
 
     async fn write_urgent(&self) {
         let _turn = self.writing.lock().await;
-        let (cursors, complete, closed, discarded, ended, waiting) = {
+        let (cursors, complete, closed, closed_unrecorded, discarded, ended, waiting) = {
             let mut chores = self.chores();
             let taken = (
                 chores.take_cursors(Instant::now()),
                 std::mem::take(&mut chores.complete),
                 std::mem::take(&mut chores.closed),
+                std::mem::take(&mut chores.closed_unrecorded),
                 std::mem::take(&mut chores.discarded_wills),
                 std::mem::take(&mut chores.ended_wills),
                 std::mem::take(&mut chores.waiting),
@@ -355,15 +365,23 @@ impl Janitor {
             let mut chores = self.chores();
             chores.discarded_wills.extend(discarded);
             chores.closed.extend(closed);
-        } else if !closed.is_empty()
-            && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
-        {
-            self.failed("cannot save ended sessions", &error);
-            self.chores().closed.extend(closed);
+            chores.closed_unrecorded.extend(closed_unrecorded);
+        } else {
+            self.write_closed(closed, Unanswered::Recorded).await;
+            self.write_closed(closed_unrecorded, Unanswered::Unknown).await;
         }
         for waiting in waiting {
             // The waiting task may have given up.
             let _ = waiting.send(());
+        }
+    }
+
+    async fn write_closed(&self, closed: Vec<(ClientId, u64)>, unanswered: Unanswered) {
+        if !closed.is_empty()
+            && let Err(error) = self.store.sessions_closed(&closed, &self.node, unanswered).await
+        {
+            self.failed("cannot save ended sessions", &error);
+            self.chores().closed_as(unanswered).extend(closed);
         }
     }
 
@@ -541,6 +559,14 @@ fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = (Place, Cursor)>
 }
 
 impl Chores {
+    /// The sessions that have ended, and whose messages without an answer are recorded, or not.
+    fn closed_as(&mut self, unanswered: Unanswered) -> &mut Vec<(ClientId, u64)> {
+        match unanswered {
+            Unanswered::Recorded => &mut self.closed,
+            Unanswered::Unknown => &mut self.closed_unrecorded,
+        }
+    }
+
     fn add(&mut self, moved: Moved) {
         self.cursors.extend(by_place(moved.cursors));
         self.complete.extend(moved.complete);

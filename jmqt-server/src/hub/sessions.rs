@@ -20,7 +20,10 @@ use crate::log_limit::log_limited;
 use crate::message::Message;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
-use crate::store::{BeginSession, Exchanges, Operation, Order, Outcome, StoredFilter, StoredSubscription};
+use crate::store::{
+    BeginSession, Exchanges, Operation, Order, Outcome, Sent, SentStep, StoredFilter, StoredSubscription,
+    Unanswered,
+};
 
 /// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -73,6 +76,13 @@ pub(crate) struct OpenedSession {
     pub(crate) is_stored: bool,
     /// The next `conn` of this client waits until the caller has recorded the session.
     pub(crate) claim: Claim,
+}
+
+/// What a session has left in the tables and the store.
+pub(crate) struct LeftTables {
+    /// The session had persistent subscriptions, or may have had some.
+    pub(crate) was_persistent: bool,
+    pub(crate) unanswered: Unanswered,
 }
 
 /// Removes a session from the table if opening it fails or is cancelled.
@@ -259,6 +269,7 @@ impl Hub {
             begun = Some(Begun { hub: Some(Arc::clone(self)), client, generation, has_will: will.is_some() });
             let operation = Operation::BeginSession(BeginSession {
                 client: new.client.clone(),
+                generation: if mqtt.is_some() { generation } else { 0 },
                 is_clean: mqtt.is_some_and(|mqtt| mqtt.is_clean),
                 expiry: mqtt.map(|mqtt| mqtt.expiry),
                 now: SystemTime::now(),
@@ -296,6 +307,10 @@ impl Hub {
             // messages behind it.
             let read = self.store.exchanges(new.client).await;
             restored.exchanges = read.map_err(|error| self.store_failed(&error))?;
+            // Of cursors that were deleted with their subscriptions.
+            let cursors: HashSet<_> = stored.iter().map(|stored| stored.key).collect();
+            let has_cursor = |sent: &Sent| sent.place.is_some_and(|(key, _)| cursors.contains(&key));
+            restored.exchanges.sent.retain(|sent| sent.step != SentStep::Perhaps || has_cursor(sent));
         }
         self.restore_filters(new, restored.is_resumed, &stored).await?;
         let has_filters = new.outbox.has_filters();
@@ -448,11 +463,10 @@ impl Hub {
         Ok(())
     }
 
-    /// Removes a session from the tables. Afterwards it receives no pushes, and its cursors are on disk. Returns
-    /// `true` if the session had persistent subscriptions, or may have had some.
-    pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
+    /// Removes a session from the tables. Afterwards it receives no pushes, and its cursors are on disk.
+    pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> LeftTables {
         self.confirm_early_acks(outbox).await;
-        self.record_unanswered(outbox).await;
+        let unanswered = self.record_unanswered(outbox).await;
         let mut moved = outbox.take_moved();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
@@ -469,26 +483,26 @@ impl Hub {
         if !moved.cursors.is_empty() || !moved.complete.is_empty() {
             self.janitor.save(moved).await;
         }
-        persistent
+        LeftTables { was_persistent: persistent, unanswered }
     }
 
     /// Records the QoS 1 messages that the client has not acknowledged (MQTT 5.0, 4.4).
-    async fn record_unanswered(&self, outbox: &Outbox) {
+    async fn record_unanswered(&self, outbox: &Outbox) -> Unanswered {
         let sent = outbox.take_unanswered();
-        let Some(source) = sent.first().map(|sent| self.source_of(&sent.client)) else { return };
+        let Some(source) = sent.first().map(|sent| self.source_of(&sent.client)) else {
+            return Unanswered::Recorded;
+        };
         let (reply, recorded) = oneshot::channel();
         let recording = async {
-            if self
-                .queue
-                .submit(Order::Of(source), Some(Operation::Send(sent)), Tag::Reply(reply))
-                .await
-                .is_ok()
-            {
-                // If it fails, which is logged, they come again as new messages.
-                drop(recorded.await);
-            }
+            let submitted =
+                self.queue.submit(Order::Of(source), Some(Operation::Send(sent)), Tag::Reply(reply)).await;
+            // If it fails, which is logged, all of the logs may have been sent.
+            submitted.is_ok() && matches!(recorded.await, Ok(Ok(_)))
         };
-        drop(timeout(STORE_TIMEOUT, recording).await);
+        match timeout(STORE_TIMEOUT, recording).await {
+            Ok(true) => Unanswered::Recorded,
+            _ => Unanswered::Unknown,
+        }
     }
 
     /// Waits until the operations of a session are finished. Otherwise a later session of the client, here or on
@@ -539,9 +553,11 @@ impl Hub {
         generation: u64,
         is_known: bool,
         was_notified: bool,
+        unanswered: Unanswered,
     ) {
         if was_notified {
-            self.janitor.session_closed(client, generation, is_known || self.cluster.is_some()).await;
+            let is_known = is_known || self.cluster.is_some();
+            self.janitor.session_closed(client, generation, is_known, unanswered).await;
         }
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();

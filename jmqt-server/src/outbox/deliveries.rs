@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use jmqt_core::{ChannelName, Qos};
 
-use super::packet_ids::{PacketIds, Resumed};
+use super::packet_ids::{Chosen, PacketIds, Resumed};
 use super::position::{LogPosition, Reached, Source};
 use super::subscription::{Changing, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
@@ -20,6 +20,15 @@ use crate::options::Grant;
 use crate::packet_trace;
 use crate::store::{ChannelKey, LogPlace, Seq};
 use crate::wire::{self, LoggedPushes};
+
+/// Where a message comes from if it cannot be sent any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is in the log that a persistent subscription reads.
+    Log,
+    /// It is in memory only, for a temporary subscription.
+    Memory,
+}
 
 /// The result of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +101,9 @@ impl Deliveries {
         let window = self.window();
         window.by_key.insert(position.key, Arc::clone(subscription));
         window.count_resumed(position);
+        if let Some(ids) = &mut window.packet_ids {
+            ids.passed(position.key, position.next);
+        }
         list_if_behind(window, subscription, position);
     }
 
@@ -99,6 +111,9 @@ impl Deliveries {
     pub(super) fn detach(&mut self, subscription: &Subscription, position: &LogPosition) {
         let Some(window) = &mut self.window else { return };
         window.by_key.remove(&position.key);
+        if let Some(ids) = &mut window.packet_ids {
+            ids.forget_log(position.key);
+        }
         window.logged_ended(position.in_flight as usize);
         window.redeliveries_ended_up_to(position.key, u64::MAX);
         window.behind.retain(|behind| behind.channel != subscription.channel);
@@ -261,7 +276,7 @@ impl Outbox {
                 1,
                 bytes.len(),
             );
-            self.send(state, subscription, id, bytes);
+            self.send(state, subscription, id, bytes, Origin::Memory);
             return true;
         }
         let waits = state.deliveries.window().wait(id, subscription, bytes, self.limit());
@@ -272,22 +287,44 @@ impl Outbox {
     }
 
     /// Appends a push that the client acknowledges.
-    pub(super) fn send(&self, state: &mut State, subscription: &Subscription, push: PushId, bytes: Bytes) {
+    pub(super) fn send(
+        &self,
+        state: &mut State,
+        subscription: &Subscription,
+        push: PushId,
+        bytes: Bytes,
+        origin: Origin,
+    ) {
         let form = self.form();
         if !form.is_mqtt() {
             return state.writer.push(bytes);
         }
         let (window, keeps) = (state.deliveries.window_size as usize, state.deliveries.keeps_exchanges);
         let ids = state.deliveries.packet_ids();
-        let Some(id) = ids.next(window) else { return self.overflow(state) };
+        let place = push.place().filter(|_| keeps && origin == Origin::Log);
+        let chosen = match place {
+            Some(place) => ids.choose(place, window),
+            None => {
+                let next = ids.next(window, keeps);
+                next.map(|id| Chosen { id, is_computed: false, is_perhaps_sent: false })
+            }
+        };
+        let Some(Chosen { id, is_computed, is_perhaps_sent }) = chosen else { return self.overflow(state) };
         // The options may have changed to QoS 0 since it was encoded.
         let granted = match subscription.options().qos() {
             Qos::AtMostOnce => Qos::AtLeastOnce,
             granted => granted,
         };
-        let addressed = wire::address(form, &bytes, granted, id);
-        if keeps && addressed.exactly_once {
-            ids.record(&subscription.client, id, push, addressed.bytes);
+        let mut addressed = wire::address(form, &bytes, granted, id);
+        let exactly_once = addressed.exactly_once;
+        if is_perhaps_sent && !exactly_once {
+            addressed.bytes = wire::address_again(form, &bytes, false, id);
+        }
+        // The identifier of a QoS 1 message must survive a crash, too.
+        let is_unsafe = place.is_some() && (!is_computed || ids.has_to_record_first());
+        if keeps && (exactly_once || is_unsafe) {
+            let is_perhaps_sent = is_perhaps_sent && !exactly_once;
+            ids.record(&subscription.client, id, push, exactly_once, is_perhaps_sent, addressed.bytes);
             if state.deliveries.is_first_to_record() {
                 self.context.unrecorded.add(&subscription.outbox);
             }
@@ -295,7 +332,7 @@ impl Outbox {
         }
         match keeps {
             true => ids.sent_in_turn(id, push),
-            false => ids.sent(id, push, addressed.exactly_once),
+            false => ids.sent(id, push, exactly_once),
         }
         self.append_messages(state, addressed.bytes);
     }
@@ -365,6 +402,8 @@ impl Outbox {
         position.see(logged);
         let has_resumed =
             is_addressed && state.deliveries.made_packet_ids().is_some_and(|ids| ids.has_resumed());
+        let has_perhaps =
+            is_addressed && state.deliveries.made_packet_ids().is_some_and(|ids| ids.has_perhaps());
         let mut run = 0..0; // messages to be appended in one piece
         let (mut sent, mut sent_bytes) = (0, 0);
         let mut is_behind = false;
@@ -424,6 +463,7 @@ impl Outbox {
                 || window.room_for_logged(position.in_flight) == 0
                 || queued > 0 && queued + length > limit
                 || redelivery && !window.has_room_for_redelivery(length)
+                || has_perhaps && window.must_wait(position.key, seq)
             {
                 is_behind = true;
                 continue;
@@ -438,7 +478,7 @@ impl Outbox {
             sent_bytes += length;
             if is_addressed {
                 let bytes = framed.cut(index..index + 1);
-                self.send(state, subscription, message.id, bytes);
+                self.send(state, subscription, message.id, bytes, Origin::Log);
                 continue;
             }
             if run.is_empty() || run.end != index {
@@ -457,6 +497,9 @@ impl Outbox {
             sent_bytes,
         );
         position.finish(logged, source);
+        if has_perhaps {
+            state.deliveries.packet_ids().passed(position.key, position.next);
+        }
         list_if_behind(state.deliveries.window(), subscription, position);
     }
 
@@ -506,7 +549,7 @@ impl Outbox {
             && let Some((id, subscription, bytes)) = window.next_waiting()
         {
             self.context.counters.pushes_sent.increment();
-            self.send(state, &subscription, id, bytes);
+            self.send(state, &subscription, id, bytes, Origin::Memory);
         }
     }
 

@@ -16,7 +16,7 @@ use super::subscription::{LogState, Subscription};
 use crate::connection::CloseReason;
 use crate::message::PushId;
 use crate::options::Grant;
-use crate::store::{ChannelKey, Exchanges, Sent, SentStep, Seq};
+use crate::store::{ChannelKey, Exchanges, Sent, Seq};
 use crate::wire::{self, LoggedPushes, PacketId};
 
 /// The effect of an acknowledgement with a packet identifier.
@@ -95,6 +95,9 @@ impl Outbox {
             for subscription in subscriptions {
                 if let LogState::Attached(position) = &mut *subscription.log() {
                     window.count_resumed(position);
+                    if let Some(ids) = &mut window.packet_ids {
+                        ids.passed(position.key, position.next);
+                    }
                 }
             }
         }
@@ -265,22 +268,22 @@ impl Outbox {
     /// The QoS 1 messages without an answer, which the store must record at the end of the connection, so that they are sent
     /// again with their packet identifiers.
     pub(crate) fn take_unanswered(&self) -> Box<[Sent]> {
-        let mut state = self.lock();
+        let state = self.lock();
         if !state.deliveries.keeps_exchanges {
             return Box::default();
         }
-        let Some(window) = state.deliveries.made_window_mut() else { return Box::default() };
-        let unrecorded = window.packet_ids.as_ref().map(|ids| ids.unrecorded()).unwrap_or_default();
+        let Some(window) = state.deliveries.made_window() else { return Box::default() };
+        let Some(ids) = &window.packet_ids else { return Box::default() };
+        let Some(client) = window.by_key.values().next().map(|subscription| &subscription.client) else {
+            return Box::default();
+        };
         // Messages of groups go to other members.
         let temporary = window.temporary_places();
-        let record = |(packet, turn, place): (PacketId, u64, (ChannelKey, Seq))| {
-            if temporary.contains(&(place.0, place.1.0)) {
-                return None;
-            }
-            let client = window.by_key.get(&place.0)?.client.clone();
-            Some(Sent { client, packet, turn, place: Some(place), step: SentStep::Acknowledge })
+        let is_kept = |sent: &Sent| {
+            let place = sent.place.map(|(key, Seq(seq))| (key, seq));
+            place.is_some_and(|place| window.by_key.contains_key(&place.0) && !temporary.contains(&place))
         };
-        unrecorded.into_iter().filter_map(record).collect()
+        ids.unrecorded(client).into_iter().filter(is_kept).collect()
     }
 
     /// The next messages to send again; `None` if there are none, or no room for them.

@@ -18,7 +18,7 @@ use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use tokio::sync::Notify;
 
 use self::nodes::{OtherNodes, number_of};
-use super::deliveries::{Offered, list_if_behind};
+use super::deliveries::{Offered, Origin, list_if_behind};
 use super::position::{LogPosition, Reached, Source};
 use super::subscription::{LogState, Stage, Subscription};
 use super::window::Redelivery;
@@ -777,7 +777,7 @@ impl Outbox {
                 return (Accepted::No, false);
             }
             self.context.counters.pushes_sent.increment();
-            self.send(&mut state, subscription, held.id, bytes);
+            self.send(&mut state, subscription, held.id, bytes, Origin::Memory);
             Accepted::UntilAcknowledged
         };
         self.count(&mut state);

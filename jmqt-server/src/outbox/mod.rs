@@ -11,6 +11,8 @@
 //! clients ([`group`]), and operations that the store has not
 //! settled ([`settling`]).
 
+#[cfg(test)]
+mod crashes;
 mod cursor;
 mod cursors;
 mod deliveries;

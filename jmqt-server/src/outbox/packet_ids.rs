@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -18,9 +19,20 @@ use crate::wire::PacketId;
 const MIN_UNANSWERED: usize = 1024;
 const MAX_UNANSWERED: usize = 60_000;
 
+/// The last identifier of messages in no log, in sessions that outlive their connections. A crash forgets which are in use.
+const LAST_UNLOGGED: u16 = 4095;
+/// The last identifier of messages in logs whose computed one is in use. They have records.
+const LAST_RECORDED: u16 = 8191;
+/// The number of identifiers that are computed from the places of messages: the others.
+const COMPUTED_IDS: u16 = u16::MAX - LAST_RECORDED;
+/// While fewer messages than this are without an answer, each has an identifier of its kind.
+const FEW: usize = 2048;
+
 /// The step that a sent message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// QoS 1: the store records the message, because its identifier cannot be computed. It has not been sent.
+    RecordFirst,
     /// The acknowledgement of a QoS 1 message.
     Acknowledge,
     /// A QoS 1 message of an earlier connection is sent again.
@@ -48,6 +60,8 @@ pub(super) struct Unanswered {
     is_recorded: bool,
     /// The message was sent on an earlier connection.
     pub(super) is_resumed: bool,
+    /// The message may have been sent on an earlier connection, of which there is no record.
+    is_perhaps_sent: bool,
 }
 
 impl Unanswered {
@@ -62,13 +76,58 @@ impl Unanswered {
 pub(super) struct PacketIds {
     /// The identifier that was used last.
     last: u16,
+    /// The same for messages in logs whose computed identifier is in use.
+    last_recorded: u16,
     /// The turn of the last message, or 0.
     turn: u64,
     sent: HashMap<PacketId, Unanswered, foldhash::fast::RandomState>,
     /// QoS 2 publishes of the client that it has not released.
     received: HashSet<PacketId, foldhash::fast::RandomState>,
+    /// The QoS 1 messages that wait for the store. Others must not overtake them.
+    to_record_first: usize,
     /// Created on first use.
     records: Option<Box<Records>>,
+}
+
+/// The messages of a log that may have been sent on an earlier connection, of which there is no record.
+#[derive(Debug)]
+struct Perhaps {
+    /// The first one that has not been sent on this connection.
+    next: u64,
+    /// The last one.
+    last: u64,
+}
+
+/// The identifier for a message that has not been sent on this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) id: PacketId,
+    /// It can be computed again. Otherwise a QoS 1 message of a log must be recorded before it is sent.
+    pub(super) is_computed: bool,
+    /// The message may have been sent on an earlier connection.
+    pub(super) is_perhaps_sent: bool,
+}
+
+/// The identifier of a message of a persistent subscription, unless it is in use: then the message gets another one, which
+/// the store records. It depends on nothing but the place of the message, so it is the same after a crash. The logs of
+/// different channels begin at different identifiers.
+pub(super) fn computed((ChannelKey(key), Seq(seq)): (ChannelKey, Seq)) -> PacketId {
+    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let begin = key.unsigned_abs().wrapping_mul(SPREAD) >> 48;
+    let number = begin.wrapping_add(seq) % u64::from(COMPUTED_IDS);
+    let id = u16::try_from(number).ok().and_then(|number| PacketId::new(LAST_RECORDED + 1 + number));
+    id.unwrap_or(PacketId::MAX) // it is never 0
+}
+
+impl Perhaps {
+    /// Returns `true` if a message that has not been sent again may be known to the client by this identifier.
+    fn may_use(&self, key: ChannelKey, id: PacketId) -> bool {
+        if id.get() <= LAST_RECORDED || self.next > self.last {
+            return false;
+        }
+        let (first, count) = (u64::from(computed((key, Seq(self.next))).get()), u64::from(COMPUTED_IDS));
+        (u64::from(id.get()) + count - first) % count <= self.last - self.next
+    }
 }
 
 /// What the store records about the messages that were sent.
@@ -85,6 +144,10 @@ struct Records {
     /// The log places of the messages of earlier connections that the cursors have not passed. With a record if the exchange
     /// is complete: it is deleted when the cursor has passed the message.
     resumed: HashMap<(ChannelKey, u64), Option<Sent>, foldhash::fast::RandomState>,
+    /// The logs whose messages may have been sent on an earlier connection.
+    perhaps: HashMap<ChannelKey, Perhaps, foldhash::fast::RandomState>,
+    /// Identifiers that two of these messages have.
+    ambiguous: HashSet<PacketId, foldhash::fast::RandomState>,
     /// Complete exchanges, whose records can be deleted when the cursors are saved.
     complete: Vec<Sent>,
 }
@@ -98,7 +161,16 @@ impl Records {
             again: VecDeque::new(),
             released: Vec::new(),
             resumed: HashMap::default(),
+            perhaps: HashMap::default(),
+            ambiguous: HashSet::default(),
             complete: Vec::new(),
+        }
+    }
+
+    /// All messages of the log that may have been sent have been sent again, or are gone.
+    fn end_perhaps(&mut self, key: ChannelKey) {
+        if let Some(Perhaps { last, .. }) = self.perhaps.remove(&key) {
+            self.complete.push(Sent::perhaps(&self.client, key, Seq(last)));
         }
     }
 
@@ -108,17 +180,25 @@ impl Records {
     }
 
     fn of(&self, packet: PacketId, unanswered: &Unanswered) -> Sent {
-        Sent {
-            client: self.client.clone(),
-            packet,
-            turn: unanswered.turn,
-            place: unanswered.push.place(),
-            step: match unanswered.step {
-                Step::Record | Step::SendAgain | Step::Receive => SentStep::Receive,
-                Step::RecordReception | Step::Complete => SentStep::Release,
-                Step::Acknowledge | Step::AcknowledgeAgain => SentStep::Acknowledge,
-            },
-        }
+        sent_as(&self.client, packet, unanswered)
+    }
+}
+
+/// The record of a message.
+fn sent_as(client: &ClientId, packet: PacketId, unanswered: &Unanswered) -> Sent {
+    let is_other = |place| computed(place) != packet;
+    let is_renamed = unanswered.is_perhaps_sent && unanswered.push.place().is_some_and(is_other);
+    Sent {
+        client: client.clone(),
+        packet,
+        turn: unanswered.turn,
+        place: unanswered.push.place(),
+        step: match unanswered.step {
+            Step::Record | Step::SendAgain | Step::Receive => SentStep::Receive,
+            Step::RecordReception | Step::Complete => SentStep::Release,
+            _ if is_renamed => SentStep::AcknowledgeRenamed,
+            Step::RecordFirst | Step::Acknowledge | Step::AcknowledgeAgain => SentStep::Acknowledge,
+        },
     }
 }
 
@@ -173,33 +253,126 @@ pub(super) struct Again {
 }
 
 impl PacketIds {
-    /// The next free identifier; `None` if the client has left too many messages without an answer. Those of ended
-    /// subscriptions are not in the window any more, but keep their identifiers.
-    pub(super) fn next(&mut self, window: usize) -> Option<PacketId> {
-        if self.sent.len() >= (2 * window).clamp(MIN_UNANSWERED, MAX_UNANSWERED) {
+    /// Returns `true` if the client has left too many messages without an answer. Those of ended subscriptions are not in the
+    /// window any more, but keep their identifiers.
+    fn has_too_many(&self, window: usize) -> bool {
+        self.sent.len() >= (2 * window).clamp(MIN_UNANSWERED, MAX_UNANSWERED)
+    }
+
+    /// The identifier for a message of a persistent subscription, in a session that outlives its connection; `None` if the
+    /// client has left too many messages without an answer.
+    pub(super) fn choose(&mut self, place: (ChannelKey, Seq), window: usize) -> Option<Chosen> {
+        if self.has_too_many(window) {
             return None;
         }
+        let (id, is_perhaps_sent) = (computed(place), self.is_perhaps_sent(place));
+        let is_own = match is_perhaps_sent {
+            true => !self.sent.contains_key(&id) && !self.is_ambiguous(place, id),
+            false => !self.is_taken(id),
+        };
+        if is_own {
+            return Some(Chosen { id, is_computed: true, is_perhaps_sent });
+        }
+        let last = if self.sent.len() < FEW { LAST_RECORDED } else { u16::MAX };
+        let id = self.next_free(self.last_recorded, LAST_UNLOGGED + 1..=last);
+        self.last_recorded = id.get();
+        Some(Chosen { id, is_computed: false, is_perhaps_sent })
+    }
+
+    /// Returns `true` if one of two messages may have been sent with this identifier, and it is not known which. Then nobody
+    /// gets it on this connection: the client could take the one for a repetition of the other.
+    fn is_ambiguous(&mut self, (key, _): (ChannelKey, Seq), id: PacketId) -> bool {
+        let Some(records) = &mut self.records else { return false };
+        let is_other = |(of, it): (&ChannelKey, &Perhaps)| *of != key && it.may_use(*of, id);
+        let is_ambiguous = records.ambiguous.contains(&id) || records.perhaps.iter().any(is_other);
+        if is_ambiguous {
+            records.ambiguous.insert(id);
+        }
+        is_ambiguous
+    }
+
+    /// The identifier for another message; `None` if the client has left too many messages without an answer.
+    pub(super) fn next(&mut self, window: usize, outlives: bool) -> Option<PacketId> {
+        if self.has_too_many(window) {
+            return None;
+        }
+        let last = if outlives && self.sent.len() < FEW { LAST_UNLOGGED } else { u16::MAX };
+        let id = self.next_free(self.last, 1..=last);
+        self.last = id.get();
+        Some(id)
+    }
+
+    /// The first free identifier after `last`. There are fewer messages without an answer than identifiers.
+    fn next_free(&self, mut last: u16, of: RangeInclusive<u16>) -> PacketId {
+        let mut tried: u32 = 0;
         loop {
-            self.last = self.last.wrapping_add(1);
-            // There are fewer messages without an answer than identifiers, so one is free.
-            if let Some(id) = PacketId::new(self.last)
+            last = if of.contains(&last) && last < *of.end() { last + 1 } else { *of.start() };
+            tried += 1;
+            // If very many messages may have been sent before, each identifier may be one of theirs.
+            let is_any = tried > u32::from(u16::MAX);
+            if let Some(id) = PacketId::new(last)
                 && !self.sent.contains_key(&id)
+                && (is_any || !self.is_taken(id))
             {
-                return Some(id);
+                return id;
             }
         }
     }
 
+    /// Returns `true` if the client may know a message by this identifier.
+    fn is_taken(&self, id: PacketId) -> bool {
+        let is_reserved = |records: &Records| {
+            records.ambiguous.contains(&id) || records.perhaps.iter().any(|(key, it)| it.may_use(*key, id))
+        };
+        self.sent.contains_key(&id) || self.records.as_deref().is_some_and(is_reserved)
+    }
+
+    /// Returns `true` if a message may have been sent on an earlier connection, of which there is no record.
+    fn is_perhaps_sent(&self, (key, Seq(seq)): (ChannelKey, Seq)) -> bool {
+        self.records.as_ref().and_then(|records| records.perhaps.get(&key)).is_some_and(|it| seq <= it.last)
+    }
+
+    /// Returns `true` if a message has to wait: it may have been sent before, and another one has its identifier.
+    pub(super) fn must_wait(&self, key: ChannelKey, seq: u64) -> bool {
+        let place = (key, Seq(seq));
+        self.is_perhaps_sent(place)
+            && self.sent.get(&computed(place)).is_some_and(|other| other.push.place() != Some(place))
+    }
+
+    /// Records that all messages of a log before `next` have been sent on this connection, or need not be sent.
+    pub(super) fn passed(&mut self, key: ChannelKey, next: u64) {
+        let Some(records) = self.records.as_mut().filter(|records| !records.perhaps.is_empty()) else {
+            return;
+        };
+        if let Some(perhaps) = records.perhaps.get_mut(&key) {
+            perhaps.next = perhaps.next.max(next);
+            if perhaps.next > perhaps.last {
+                records.end_perhaps(key);
+            }
+        }
+    }
+
+    /// Returns `true` if messages of logs may have been sent on earlier connections, of which there is no record.
+    pub(super) fn has_perhaps(&self) -> bool {
+        self.records.as_ref().is_some_and(|records| !records.perhaps.is_empty())
+    }
+
     pub(super) fn sent(&mut self, id: PacketId, push: PushId, exactly_once: bool) {
         let step = if exactly_once { Step::Receive } else { Step::Acknowledge };
-        self.sent.insert(id, Unanswered { push, step, turn: 0, is_recorded: false, is_resumed: false });
+        self.sent.insert(
+            id,
+            Unanswered { push, step, turn: 0, is_recorded: false, is_resumed: false, is_perhaps_sent: false },
+        );
     }
 
     /// Records a QoS 1 message of a session that outlives its connection.
     pub(super) fn sent_in_turn(&mut self, id: PacketId, push: PushId) {
         let turn = self.next_turn();
         let step = Step::Acknowledge;
-        self.sent.insert(id, Unanswered { push, step, turn, is_recorded: false, is_resumed: false });
+        self.sent.insert(
+            id,
+            Unanswered { push, step, turn, is_recorded: false, is_resumed: false, is_perhaps_sent: false },
+        );
     }
 
     fn next_turn(&mut self) -> u64 {
@@ -212,13 +385,30 @@ impl PacketIds {
         self.turn
     }
 
-    /// Holds a QoS 2 message until the store has recorded it.
-    pub(super) fn record(&mut self, client: &ClientId, id: PacketId, push: PushId, bytes: Bytes) {
+    /// Returns `true` if QoS 1 messages wait for the store. Those that follow must wait, too.
+    pub(super) fn has_to_record_first(&self) -> bool {
+        self.to_record_first > 0
+    }
+
+    /// Holds a message until the store has recorded it.
+    pub(super) fn record(
+        &mut self,
+        client: &ClientId,
+        id: PacketId,
+        push: PushId,
+        exactly_once: bool,
+        is_perhaps_sent: bool,
+        bytes: Bytes,
+    ) {
         let turn = self.next_turn();
         let records = self.records.get_or_insert_with(|| Box::new(Records::new(client)));
         records.wait(id, bytes);
-        let step = Step::Record;
-        self.sent.insert(id, Unanswered { push, step, turn, is_recorded: true, is_resumed: false });
+        let step = if exactly_once { Step::Record } else { Step::RecordFirst };
+        self.to_record_first += usize::from(!exactly_once);
+        self.sent.insert(
+            id,
+            Unanswered { push, step, turn, is_recorded: true, is_resumed: false, is_perhaps_sent },
+        );
     }
 
     /// The bytes of the messages that wait for the store.
@@ -248,6 +438,11 @@ impl PacketIds {
                 unanswered.step = Step::Receive;
                 Some(Allowed::Message)
             }
+            Step::RecordFirst => {
+                unanswered.step = Step::Acknowledge;
+                self.to_record_first = self.to_record_first.saturating_sub(1);
+                Some(Allowed::Message)
+            }
             Step::RecordReception => {
                 unanswered.step = Step::Complete;
                 Some(Allowed::Release)
@@ -263,8 +458,13 @@ impl PacketIds {
         }
         let mut records = Box::new(Records::new(client));
         // A packet identifier is used again when the exchange before is complete.
-        let last_of: HashMap<PacketId, u64> = sent.iter().map(|sent| (sent.packet, sent.turn)).collect();
+        let messages = sent.iter().filter(|sent| sent.step != SentStep::Perhaps);
+        let last_of: HashMap<PacketId, u64> = messages.map(|sent| (sent.packet, sent.turn)).collect();
         for sent in sent {
+            if let (SentStep::Perhaps, Some((key, Seq(last)))) = (sent.step, sent.place) {
+                records.perhaps.insert(key, Perhaps { next: 1, last });
+                continue;
+            }
             self.turn = self.turn.max(sent.turn);
             if last_of.get(&sent.packet).is_some_and(|last| *last > sent.turn) {
                 match sent.place {
@@ -276,8 +476,12 @@ impl PacketIds {
             let step = match sent.step {
                 SentStep::Receive => Step::SendAgain,
                 SentStep::Release => Step::Complete,
-                SentStep::Acknowledge => Step::AcknowledgeAgain,
+                SentStep::Acknowledge | SentStep::AcknowledgeRenamed | SentStep::Perhaps => {
+                    Step::AcknowledgeAgain
+                }
             };
+            let is_renamed = sent.step == SentStep::AcknowledgeRenamed;
+            records.ambiguous.extend(sent.place.filter(|_| is_renamed).map(computed));
             let push = match sent.place {
                 Some((key, seq)) => {
                     records.resumed.insert((key, seq.0), None);
@@ -289,7 +493,14 @@ impl PacketIds {
                 Step::Complete => records.released.push(sent.packet),
                 _ => records.again.push_back(sent.packet),
             }
-            let unanswered = Unanswered { push, step, turn: sent.turn, is_recorded: true, is_resumed: true };
+            let unanswered = Unanswered {
+                push,
+                step,
+                turn: sent.turn,
+                is_recorded: true,
+                is_resumed: true,
+                is_perhaps_sent: is_renamed,
+            };
             self.sent.insert(sent.packet, unanswered);
         }
         self.records = Some(records);
@@ -321,6 +532,13 @@ impl PacketIds {
         let Some(records) = &mut self.records else { return };
         let gone = records.resumed.extract_if(|(key, seq), record| record.is_some() && !is_ahead(*key, *seq));
         records.complete.extend(gone.filter_map(|(_, record)| record));
+    }
+
+    /// The subscription to a log has ended.
+    pub(super) fn forget_log(&mut self, key: ChannelKey) {
+        if let Some(records) = &mut self.records {
+            records.end_perhaps(key);
+        }
     }
 
     /// Treats messages of earlier connections up to this one, which have been dropped, as those of ended subscriptions.
@@ -374,13 +592,19 @@ impl PacketIds {
         }
     }
 
-    /// The QoS 1 messages without an answer that the store has no record of, in order: packet identifier, turn, place.
-    pub(super) fn unrecorded(&self) -> Vec<(PacketId, u64, (ChannelKey, Seq))> {
-        let mut unrecorded: Vec<_> = (self.sent.iter())
-            .filter(|(_, sent)| sent.step == Step::Acknowledge && sent.turn > 0 && !sent.is_recorded)
-            .filter_map(|(id, sent)| Some((*id, sent.turn, sent.push.place()?)))
-            .collect();
-        unrecorded.sort_unstable_by_key(|(_, turn, _)| *turn);
+    /// The QoS 1 messages in logs without an answer that the store has no record of, in order. A message that waits for its
+    /// record may have been sent on an earlier connection.
+    pub(super) fn unrecorded(&self, client: &ClientId) -> Vec<Sent> {
+        let is_unrecorded = |sent: &Unanswered| match sent.step {
+            Step::Acknowledge => sent.turn > 0 && !sent.is_recorded,
+            Step::RecordFirst => sent.is_perhaps_sent,
+            _ => false,
+        };
+        let unrecorded =
+            self.sent.iter().filter(|(_, sent)| is_unrecorded(sent) && sent.push.place().is_some());
+        let mut unrecorded: Vec<_> =
+            unrecorded.map(|(packet, sent)| sent_as(client, *packet, sent)).collect();
+        unrecorded.sort_unstable_by_key(|sent| sent.turn);
         unrecorded
     }
 
@@ -546,31 +770,31 @@ mod tests {
     fn identifiers_in_use_are_skipped() {
         let mut ids = PacketIds { last: u16::MAX - 1, ..PacketIds::default() };
         for (number, expected) in [(1, u16::MAX), (2, 1), (3, 2)] {
-            let id = ids.next(128).unwrap();
+            let id = ids.next(128, false).unwrap();
             assert_eq!(id.get(), expected);
             ids.sent(id, push(number), false);
         }
         ids.last = u16::MAX;
-        assert_eq!(ids.next(128).unwrap().get(), 3);
+        assert_eq!(ids.next(128, false).unwrap().get(), 3);
     }
 
     #[test] // it must neither loop for ever nor use an identifier twice
     fn a_client_that_answers_nothing_runs_out_of_identifiers() {
         let mut ids = PacketIds::default();
         let mut count = 0;
-        while let Some(id) = ids.next(100_000) {
+        while let Some(id) = ids.next(100_000, false) {
             ids.sent(id, push(1), false);
             count += 1;
         }
         assert_eq!(count, MAX_UNANSWERED);
         assert!(is_done(ids.acknowledged(PacketId::MIN), push(1)));
-        assert!(ids.next(100_000).is_some());
+        assert!(ids.next(100_000, false).is_some());
     }
 
     #[test] // 4.3.3
     fn an_exchange_with_qos_2_has_its_steps_in_order() {
         let mut ids = PacketIds::default();
-        let (one, two) = (ids.next(128).unwrap(), id(9));
+        let (one, two) = (ids.next(128, false).unwrap(), id(9));
         ids.sent(one, push(1), true);
         assert_eq!(ids.acknowledged(one), Effect::Unknown);
         assert_eq!(ids.completed(one), Effect::Unknown);
@@ -586,7 +810,7 @@ mod tests {
     #[test]
     fn a_recorded_exchange_waits_for_the_store_twice() {
         let mut ids = PacketIds::default();
-        ids.record(&bob(), id(1), logged(7), Bytes::from_static(b"message"));
+        ids.record(&bob(), id(1), logged(7), true, false, Bytes::from_static(b"message"));
         assert_eq!(ids.was_received(id(1), false), Effect::Unknown, "it has not been sent");
         let (steps, packets) = ids.take_waiting();
         assert_eq!((steps[0].place, steps[0].step), (Some((ChannelKey(1), Seq(7))), SentStep::Receive));
@@ -619,7 +843,10 @@ mod tests {
         };
         let in_no_log = Sent { place: None, ..sent(4, 0, false) };
         ids.restore_sent(&bob(), &[sent(1, 5, true), sent(2, 6, false), sent(3, 8, false), in_no_log]);
-        assert_eq!((ids.next(128), ids.under_way(), ids.resumed_of(ChannelKey(1))), (Some(id(5)), 1, 3));
+        assert_eq!(
+            (ids.next(128, false), ids.under_way(), ids.resumed_of(ChannelKey(1))),
+            (Some(id(5)), 1, 3)
+        );
         assert_eq!(ids.pass_resumed(ChannelKey(1), 5), Some(Resumed::UnderWay));
         assert_eq!(ids.pass_resumed(ChannelKey(1), 7), None);
         assert_eq!(ids.take_released(), [id(1)]);

@@ -68,6 +68,7 @@ impl Outbox {
             let within_horizon = position.acked.horizon().saturating_sub(position.next - 1);
             let redelivery = position.next <= position.pending_until;
             let own_room = window.room_for_logged(position.in_flight);
+            let must_wait = window.next_must_wait(position);
             let count = share.saturating_sub(position.in_flight as usize).clamp(1, room).min(own_room);
             let missing = Missing {
                 subscription: Arc::clone(&subscription),
@@ -78,7 +79,7 @@ impl Outbox {
             };
             drop(log);
             window.behind.push_back(subscription);
-            if missing.count > 0 && (!redelivery || window.has_room_for_redelivery(1)) {
+            if missing.count > 0 && !must_wait && (!redelivery || window.has_room_for_redelivery(1)) {
                 return Some(missing);
             }
         }

@@ -124,12 +124,26 @@ impl Window {
 
     /// Returns `true` if this is a QoS 1 message of an earlier connection that was acknowledged.
     pub(super) fn has_acknowledged(&self, sent: &Sent) -> bool {
-        let Some((key, Seq(seq))) = sent.place.filter(|_| sent.step == SentStep::Acknowledge) else {
+        let is_message = matches!(sent.step, SentStep::Acknowledge | SentStep::AcknowledgeRenamed);
+        let Some((key, Seq(seq))) = sent.place.filter(|_| is_message) else {
             return false;
         };
         let is_in =
             |log: &LogState| matches!(log, LogState::Attached(position) if position.acked.contains(seq));
         self.by_key.get(&key).is_some_and(|subscription| is_in(&subscription.log()))
+    }
+
+    /// Returns `true` if a message must wait until the client has answered another one, which has its packet identifier.
+    pub(super) fn must_wait(&self, key: ChannelKey, seq: u64) -> bool {
+        self.packet_ids.as_ref().is_some_and(|ids| ids.must_wait(key, seq))
+    }
+
+    /// Returns `true` if the next message of a log must wait, unless it is not for this client.
+    pub(super) fn next_must_wait(&self, position: &LogPosition) -> bool {
+        self.packet_ids.as_ref().is_some_and(|ids| ids.has_perhaps())
+            && (position.next..=position.seen)
+                .find(|seq| !position.acked.contains(*seq))
+                .is_some_and(|next| self.must_wait(position.key, next))
     }
 
     /// The number of messages of an earlier connection that may be sent again now.

@@ -18,6 +18,7 @@ use crate::language;
 use crate::log_limit::log_limited;
 use crate::outbox::Outbox;
 use crate::session::{Io, Member, Remains, Session, verbs};
+use crate::store::Unanswered;
 use crate::transport::{CloseCode, Decoder, TransportError};
 use crate::validators::{Asked, Attached, CloseNotice, asking, let_go, poll_contained, poll_guarded};
 
@@ -51,7 +52,7 @@ pub(super) async fn end(
     drop(poll_fn(|cx| poll_contained(clearing.as_mut(), cx)).await);
     if let Some(Member { client, generation }) = member {
         // Not as notified: if the close notifier has not run, the next start or another node runs it.
-        shared.hub.close_session(&client, generation, true, false).await;
+        shared.hub.close_session(&client, generation, true, false, Unanswered::Unknown).await;
     }
     None
 }
@@ -149,7 +150,7 @@ async fn end_session(
 ) {
     let Left { attached, is_stored, has_will } = left;
     // A `conn` may have been given up half way, so the tables are cleared in any case.
-    let is_known = shared.hub.close_tables(outbox).await;
+    let left_tables = shared.hub.close_tables(outbox).await;
     shared.hub.settle_session(member.as_ref().map(|member| &member.client), outbox).await;
     let Some(Member { client, generation }) = member else { return };
     let claimed = Instant::now();
@@ -166,7 +167,8 @@ async fn end_session(
         let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
         notify_close(shared, &notice).await;
     }
-    shared.hub.close_session(&client, generation, is_known || is_stored, is_ours).await;
+    let is_known = left_tables.was_persistent || is_stored;
+    shared.hub.close_session(&client, generation, is_known, is_ours, left_tables.unanswered).await;
 }
 
 /// Waits for outstanding `pubAck`s, so that they are sent before the connection ends.

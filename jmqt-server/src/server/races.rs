@@ -23,7 +23,7 @@ use crate::store::{
     Attributes, BeginSession, ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway,
     LogPart, Operation, Outcome, PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow,
     SqliteOptions, SqliteStore, StoreError, StoredFilter, StoredSession, StoredSubscription, StoredTotals,
-    StoredWill, Swept, UnderPrefix, WILLS_AT_A_TIME, WillKey,
+    StoredWill, Swept, Unanswered, UnderPrefix, WILLS_AT_A_TIME, WillKey,
 };
 use crate::wire::Form;
 use crate::{
@@ -168,8 +168,13 @@ impl Store for Gated {
         self.store.sessions_opened(sessions).await
     }
 
-    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
-        self.store.sessions_closed(sessions, node).await
+    async fn sessions_closed(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+        unanswered: Unanswered,
+    ) -> Result<(), StoreError> {
+        self.store.sessions_closed(sessions, node, unanswered).await
     }
 
     async fn end_wills(
@@ -538,7 +543,7 @@ async fn a_session_resumes_that_was_cut_while_its_subscription_was_raised_from_q
     lamp.send_bytes(MQTT_CONNECT).await;
     lamp.expect_bytes(b"\x20\x02\x01\0").await;
     started.publish_stored("news", 5).await;
-    lamp.expect_bytes(b"\x32\x09\0\x04news\0\x015").await;
+    lamp.expect_bytes(b"\x32\x09\0\x04news\xbe\x385").await; // the identifier follows from its place
     let stored = started.store.store.filters(&client("lamp")).await.unwrap();
     assert!(stored.is_empty(), "it has a place in the log instead");
     started.server.shutdown().await;
@@ -829,6 +834,7 @@ impl Started {
             delay: 0,
         };
         let begin = BeginSession {
+            generation: 1,
             client: client(who),
             is_clean: false,
             expiry: Some(60),

@@ -8,7 +8,7 @@ use jmqt_core::{ChannelName, ClientId};
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, Sent, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
+    StoredSubscription, StoredTotals, StoredWill, Swept, Unanswered, UnderPrefix,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -106,7 +106,7 @@ impl Store for Double {
         Ok(())
     }
 
-    async fn sessions_closed(&self, _: &[(ClientId, u64)], _: &str) -> Result<(), StoreError> {
+    async fn sessions_closed(&self, _: &[(ClientId, u64)], _: &str, _: Unanswered) -> Result<(), StoreError> {
         Ok(())
     }
 

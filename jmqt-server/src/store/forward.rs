@@ -58,8 +58,13 @@ macro_rules! implement_store {
                 self.add_sessions(sessions).await
             }
 
-            async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
-                self.remove_sessions(sessions, node).await
+            async fn sessions_closed(
+                &self,
+                sessions: &[(ClientId, u64)],
+                node: &str,
+                unanswered: Unanswered,
+            ) -> Result<(), StoreError> {
+                self.remove_sessions(sessions, node, unanswered).await
             }
 
             async fn end_wills(
@@ -86,7 +91,7 @@ macro_rules! implement_store {
 
             async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError> {
                 let named = [(session.client.clone(), session.generation)];
-                self.remove_sessions(&named, &session.node).await
+                self.remove_sessions(&named, &session.node, Unanswered::Unknown).await
             }
 
             async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {

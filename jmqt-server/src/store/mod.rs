@@ -239,6 +239,9 @@ pub enum Operation {
 pub struct BeginSession {
     /// The client.
     pub client: ClientId,
+    /// The generation of an MQTT connection, above 0: until [`Store::sessions_closed`] says that its unanswered messages are
+    /// recorded, it may have sent any message of the logs. 0: a connection without packet identifiers.
+    pub generation: u64,
     /// Ends an existing session: everything that is stored for the client is deleted.
     pub is_clean: bool,
     /// The seconds for which the session outlives its connection; 0: a new session is not stored. `None`, of a JMQT
@@ -494,6 +497,11 @@ pub enum SentStep {
     Release,
     /// QoS 1: the client has not received the message, as far as is known.
     Acknowledge,
+    /// The same, and the client may have received the message with its computed identifier, too.
+    AcknowledgeRenamed,
+    /// Not one message: those of the log up to this one may have been sent with QoS 1 on a connection whose end is not
+    /// recorded. The turn is the key of the channel.
+    Perhaps,
 }
 
 impl SentStep {
@@ -503,6 +511,8 @@ impl SentStep {
             Self::Receive => 0,
             Self::Release => 1,
             Self::Acknowledge => 2,
+            Self::Perhaps => 3,
+            Self::AcknowledgeRenamed => 4,
         }
     }
 
@@ -510,9 +520,33 @@ impl SentStep {
         match number {
             0 => Self::Receive,
             2 => Self::Acknowledge,
+            3 => Self::Perhaps,
+            4 => Self::AcknowledgeRenamed,
             _ => Self::Release,
         }
     }
+}
+
+impl Sent {
+    /// The messages of a log up to `last` may have been sent.
+    pub(crate) fn perhaps(client: &ClientId, key: ChannelKey, last: Seq) -> Self {
+        Self {
+            client: client.clone(),
+            packet: NonZeroU16::MIN,
+            turn: key.0.unsigned_abs(),
+            place: Some((key, last)),
+            step: SentStep::Perhaps,
+        }
+    }
+}
+
+/// Whether the messages that a connection has sent, and that have no answer, are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The store has a record of each of them, or there are none.
+    Recorded,
+    /// Any message of the logs may have been sent.
+    Unknown,
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].
@@ -685,8 +719,14 @@ pub trait Store: Send + Sync + 'static {
     async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError>;
 
     /// Deletes sessions whose close notifier has run, and records when their clients were last seen and when their stored
-    /// sessions end (only for clients that have a [`StoredSession`]).
-    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
+    /// sessions end (only for clients that have a [`StoredSession`]). Unless the messages without an answer are recorded, the
+    /// next [`BeginSession`] of such a client notes for each of its cursors that messages may have been sent.
+    async fn sessions_closed(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+        unanswered: Unanswered,
+    ) -> Result<(), StoreError>;
 
     /// Records that the connections of these sessions of `node` have ended: their wills are due when their delays are over,
     /// or when the stored session ends. [`sessions_closed`](Self::sessions_closed) and

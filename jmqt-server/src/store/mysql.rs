@@ -43,7 +43,8 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, NodeBeat,
     Operation, Outcome, PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
+    StoredFilter, StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, Unanswered,
+    UnderPrefix,
 };
 use crate::config::MySqlTls;
 

@@ -183,6 +183,8 @@ pub(super) struct Plan<'b> {
     publishers: Vec<Publisher<'b>>,
     received: BTreeMap<Received<'b>, IsRecorded>,
     sent: Vec<&'b Sent>,
+    /// The logs of resumed sessions whose messages may have been sent.
+    perhaps_sent: Vec<Sent>,
     messages: Vec<Logged<'b>>,
     /// The totals of all retained messages.
     room: RetainedRoom,
@@ -213,6 +215,7 @@ impl<'b> Plan<'b> {
             publishers: publishers(batch),
             received: received(batch),
             sent: Vec::new(),
+            perhaps_sent: Vec::new(),
             messages: Vec::new(),
             room: RetainedRoom::default(),
             retained_by: RetainedBy::default(),
@@ -353,13 +356,13 @@ impl<'b> Plan<'b> {
         }
     }
 
-    /// The clients whose sessions may end, in order: insert all their subscriptions. Call this after the clients are
-    /// inserted.
-    pub(super) fn clients_that_may_end(&self, batch: &'b [Operation]) -> Vec<&'b ClientId> {
+    /// The clients whose sessions may end, or whose last connection has no record of its end, in order: insert all their
+    /// subscriptions. Call this after the clients are inserted.
+    pub(super) fn clients_with_cursors(&self, batch: &'b [Operation]) -> Vec<&'b ClientId> {
         let may_end = |operation: &'b Operation| match operation {
             Operation::BeginSession(begin) => {
                 let row = self.clients.get(&begin.client)?.before?;
-                (begin.is_clean || row.has_ended(begin.now)).then_some(&begin.client)
+                (begin.is_clean || row.unrecorded != 0 || row.has_ended(begin.now)).then_some(&begin.client)
             }
             _ => None,
         };
@@ -372,7 +375,7 @@ impl<'b> Plan<'b> {
         clients
     }
 
-    /// Inserts a subscription of a client whose session may end. Call this after the channels are inserted.
+    /// Inserts a subscription of a [client with cursors](Self::clients_with_cursors). Call this after the channels are inserted.
     pub(super) fn put_subscription_of(
         &mut self,
         client: &ClientId,
@@ -557,9 +560,9 @@ impl<'b> Plan<'b> {
         self.received.iter().filter(|(_, it)| !it.now).map(|(&key, _)| key).collect()
     }
 
-    /// The steps of QoS 2 exchanges to record, in order.
-    pub(super) fn sent(&self) -> &[&'b Sent] {
-        &self.sent
+    /// The messages that are sent, and their steps, to record in order.
+    pub(super) fn sent(&self) -> Vec<&Sent> {
+        self.perhaps_sent.iter().chain(self.sent.iter().copied()).collect()
     }
 
     /// Carries out the batch. Channels that need a row get their keys from `next_key`.
@@ -762,13 +765,19 @@ impl<'b> Plan<'b> {
         };
         self.new_wills.extend(begin.will.as_deref());
         let last_seen = millis(begin.now);
+        let unrecorded = i64::try_from(begin.generation).unwrap_or(i64::MAX);
         if let Some(row) = client.now.filter(|row| !begin.is_clean && !row.has_ended(begin.now)) {
+            let mut now = ClientRow { unrecorded, ..row };
             if row.expiry.is_some() || begin.expiry != Some(0) {
                 let expiry = row.expiry.and(begin.expiry);
                 let is_mqtt = row.is_mqtt || begin.expiry.is_some();
-                client.now = Some(ClientRow { last_seen, is_mqtt, expiry, ends_at: None });
+                now = ClientRow { last_seen, is_mqtt, expiry, ends_at: None, unrecorded };
             }
+            client.now = Some(now);
             client.pending_wills = client.has_pending_will.then_some(true);
+            if row.unrecorded != 0 {
+                self.note_perhaps_sent(&begin.client);
+            }
             return Outcome::Begun { is_resumed: true };
         }
         client.pending_wills = client.has_pending_will.then_some(false);
@@ -780,6 +789,7 @@ impl<'b> Plan<'b> {
             is_mqtt: true,
             expiry: Some(expiry),
             ends_at: None,
+            unrecorded,
         });
         for index in std::mem::take(&mut client.subscribed) {
             self.end_subscription(index, &begin.client);
@@ -789,6 +799,18 @@ impl<'b> Plan<'b> {
             own.for_each(|(_, row)| row.now = None);
         }
         Outcome::Begun { is_resumed: false }
+    }
+
+    /// Notes which messages an earlier connection of the client may have sent: all that it has not acknowledged.
+    fn note_perhaps_sent(&mut self, client: &'b ClientId) {
+        let Some(subscribed) = self.clients.get(client).map(|client| &client.subscribed) else { return };
+        for &index in subscribed {
+            let Channel { key: Some(key), last, .. } = self.channels[index] else { continue };
+            let place = self.subscriptions.get(&(key, client)).and_then(|place| place.now.as_ref());
+            if place.is_some_and(|(cursor, _)| cursor.acked < last) {
+                self.perhaps_sent.push(Sent::perhaps(client, key, last));
+            }
+        }
     }
 
     fn fire_will(&mut self, will: &WillKey, append: &'b Append, next_key: &mut i64) -> Outcome {
@@ -865,6 +887,7 @@ impl<'b> Plan<'b> {
             && self.received.values().all(|it| it.now == it.before)
             && self.filters.values().all(|it| it.now == it.before)
             && self.sent.is_empty()
+            && self.perhaps_sent.is_empty()
             && self
                 .clients
                 .values()

@@ -42,7 +42,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
-    StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
+    StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, Unanswered, UnderPrefix,
 };
 use crate::config::Synchronous;
 

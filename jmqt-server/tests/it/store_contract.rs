@@ -16,7 +16,7 @@ use jmqt_server::store::{
     Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
     Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits,
     PublishId, PublisherId, Retained, RetainedLimits, Sent, SentStep, Seq, SessionRow, Stamp, Store,
-    StoreError, StoredSubscription, StoredTotals, SubscriptionOptions, Swept, Values,
+    StoreError, StoredSubscription, StoredTotals, SubscriptionOptions, Swept, Unanswered, Values,
 };
 use wills::*;
 
@@ -233,7 +233,14 @@ fn ended_by(now: SystemTime) -> Due {
 }
 
 fn begin(who: &str, is_clean: bool, expiry: Option<u32>, now: SystemTime) -> Operation {
-    Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now, will: None })
+    Operation::BeginSession(BeginSession {
+        client: client(who),
+        generation: 1,
+        is_clean,
+        expiry,
+        now,
+        will: None,
+    })
 }
 
 /// Begins a session now; returns `true` if an earlier one continues.
@@ -246,7 +253,7 @@ async fn resumed(store: &dyn Store, who: &str, is_clean: bool, expiry: u32) -> b
 
 /// Ends the connection of a client.
 async fn disconnect(store: &dyn Store, who: &str) {
-    store.sessions_closed(&[(client(who), 1)], "node").await.unwrap();
+    store.sessions_closed(&[(client(who), 1)], "node", Unanswered::Recorded).await.unwrap();
 }
 
 /// The stored session of a client: its expiry, and the number of its subscriptions.
@@ -324,7 +331,7 @@ async fn an_empty_batch_is_nothing(on: &dyn Database) {
     assert_eq!(store.commit(&[]).await.unwrap(), []);
     store.save_cursors(&[]).await.unwrap();
     store.sessions_opened(&[]).await.unwrap();
-    store.sessions_closed(&[], "node").await.unwrap();
+    store.sessions_closed(&[], "node", Unanswered::Recorded).await.unwrap();
     assert_eq!(store.trim(&[]).await.unwrap(), 0);
 }
 
@@ -1066,7 +1073,7 @@ async fn sessions_of_a_dead_process_are_claimed_by_the_next(on: &dyn Database) {
     let (a, b) = (session("alice", 1, "dead", 2_000), session("bob", 2, "dead", 1_000));
     let ended = session("carol", 3, "dead", 500);
     store.sessions_opened(&[a.clone(), b.clone(), ended]).await.unwrap();
-    store.sessions_closed(&[(client("carol"), 3)], "dead").await.unwrap();
+    store.sessions_closed(&[(client("carol"), 3)], "dead", Unanswered::Recorded).await.unwrap();
     assert_eq!(store.claim_orphans("dead").await.unwrap(), []); // they are its own
     drop(store);
 
@@ -1092,9 +1099,9 @@ async fn many_sessions_are_remembered_and_forgotten_at_once(on: &dyn Database) {
     store.sessions_opened(&sessions).await.unwrap();
     store.sessions_opened(&sessions[..3]).await.unwrap(); // told twice is told once
     let closed: Vec<_> = sessions[100..].iter().map(|it| (it.client.clone(), it.generation)).collect();
-    store.sessions_closed(&closed, "a").await.unwrap();
-    store.sessions_closed(&[(client("client 1"), 1)], "b").await.unwrap(); // another's session
-    store.sessions_closed(&[(client("client 1"), 2)], "a").await.unwrap(); // another generation
+    store.sessions_closed(&closed, "a", Unanswered::Recorded).await.unwrap();
+    store.sessions_closed(&[(client("client 1"), 1)], "b", Unanswered::Recorded).await.unwrap(); // another's session
+    store.sessions_closed(&[(client("client 1"), 2)], "a", Unanswered::Recorded).await.unwrap(); // another generation
     assert_eq!(store.claim_orphans("b").await.unwrap(), sessions[..100]);
 }
 
@@ -1118,7 +1125,7 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
     assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
 
-    store.sessions_closed(&[(client("carol"), 1)], "a").await.unwrap();
+    store.sessions_closed(&[(client("carol"), 1)], "a", Unanswered::Recorded).await.unwrap();
     assert_eq!(store.expire(seen_before(long_ago()), &mut |_| true).await.unwrap(), []); // was seen just now
     let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("carol"), subscriptions: 1 }]);
@@ -1152,7 +1159,7 @@ async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
     tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
     let between = SystemTime::now();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    store.sessions_closed(&[(client("bob"), 1)], "me").await.unwrap();
+    store.sessions_closed(&[(client("bob"), 1)], "me", Unanswered::Recorded).await.unwrap();
     store.orphan_closed(&orphan).await.unwrap();
     let expired = store.expire(seen_before(between), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("dora"), subscriptions: 1 }]);
@@ -2212,6 +2219,64 @@ async fn the_steps_of_exchanges_are_kept_in_the_order_of_their_turns(database: &
 
 /// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
 /// database that is not there (`None`) leaves them out.
+/// The messages of these logs, up to these numbers, may have been sent.
+fn perhaps_sent(who: &str, logs: &[(ChannelKey, u64)]) -> Vec<Sent> {
+    let note = |&(key, last): &(ChannelKey, u64)| Sent {
+        client: client(who),
+        packet: NonZeroU16::MIN,
+        turn: key.0.unsigned_abs(),
+        place: Some((key, Seq(last))),
+        step: SentStep::Perhaps,
+    };
+    logs.iter().map(note).collect()
+}
+
+async fn what_a_connection_without_a_record_may_have_sent_is_noted(database: &dyn Database) {
+    let store = database.open().await;
+    assert!(!resumed(&*store, "bob", false, 3600).await);
+    let mut keys = Vec::new();
+    for name in ["news", "other", "read"] {
+        keys.push(subscribed(&*store, "bob", name).await.key);
+    }
+    let (news, other, read) = (keys[0], keys[1], keys[2]);
+    subscribed(&*store, "carol", "news").await;
+    store.commit(&["news", "other", "read", "news"].map(|name| append(name, "1"))).await.unwrap();
+    let cursor = Cursor { acked: Seq(1), beyond: Vec::new() };
+    store.save_cursors(&[CursorUpdate { client: client("bob"), key: read, cursor }]).await.unwrap();
+    let sent = async |store: &dyn Store| store.exchanges(&client("bob")).await.unwrap().sent;
+    disconnect(&*store, "bob").await;
+    assert!(resumed(&*store, "bob", false, 3600).await);
+    assert_eq!(sent(&*store).await, [], "the last connection had no message without an answer");
+
+    store.sessions_closed(&[(client("bob"), 1)], "node", Unanswered::Unknown).await.unwrap();
+    one(&*store, append("news", "3")).await;
+    assert!(resumed(&*store, "bob", false, 3600).await);
+    assert_eq!(sent(&*store).await, perhaps_sent("bob", &[(news, 3), (other, 1)]));
+    disconnect(&*store, "bob").await;
+    one(&*store, append("news", "4")).await;
+    assert!(resumed(&*store, "bob", false, 3600).await);
+    assert_eq!(sent(&*store).await, perhaps_sent("bob", &[(news, 3), (other, 1)]), "the note stays");
+    store.forget_sent(&perhaps_sent("bob", &[(other, 1)])).await.unwrap();
+    assert_eq!(sent(&*store).await, perhaps_sent("bob", &[(news, 3)]));
+    store.close().await;
+
+    // The process has died while bob was connected.
+    let store = database.open().await;
+    one(&*store, append("news", "5")).await;
+    assert!(resumed(&*store, "bob", false, 3600).await);
+    let last = if database.is_shared() { 5 } else { 4 }; // a single process finds the ends of the logs when it starts
+    assert_eq!(sent(&*store).await, perhaps_sent("bob", &[(news, last), (other, 1)]));
+    // The end of an earlier connection is not that of this one.
+    store.sessions_closed(&[(client("bob"), 7)], "node", Unanswered::Recorded).await.unwrap();
+    one(&*store, append("news", "6")).await;
+    assert!(resumed(&*store, "bob", false, 3600).await);
+    assert_eq!(sent(&*store).await, perhaps_sent("bob", &[(news, 6), (other, 1)]));
+    assert!(!resumed(&*store, "bob", true, 3600).await);
+    assert_eq!(sent(&*store).await, []);
+    assert_eq!(store.exchanges(&client("carol")).await.unwrap(), Exchanges::default());
+    store.close().await;
+}
+
 macro_rules! contract {
     ($database:expr) => {
         contract! { $database;
@@ -2296,6 +2361,7 @@ macro_rules! contract {
             a_publish_with_qos_2_that_nobody_wants_is_recorded,
             a_refused_publish_with_qos_2_is_not_recorded,
             the_steps_of_exchanges_are_kept_in_the_order_of_their_turns,
+            what_a_connection_without_a_record_may_have_sent_is_noted,
             a_will_is_published_once,
             a_will_is_kept_byte_for_byte,
             a_will_is_due_after_its_delay_or_with_the_end_of_the_session,

@@ -13,7 +13,7 @@ use jmqt_server::store::{
     Append, Attributes, BeginSession, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Due, Entered,
     LogPlace, MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
     RetainedLimits, Sent, SentStep, Seq, SessionRow, SharedSession, Stamp, Store, StoreError,
-    StoredSubscription, StoredWill, SubscriptionOptions, Values, WillKey,
+    StoredSubscription, StoredWill, SubscriptionOptions, Unanswered, Values, WillKey,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -135,7 +135,7 @@ fn seen_before(time: SystemTime) -> Due {
 
 fn begin(who: &str, is_clean: bool) -> Operation {
     let (client, expiry, now) = (client(who), Some(60), SystemTime::now());
-    Operation::BeginSession(BeginSession { client, is_clean, expiry, now, will: None })
+    Operation::BeginSession(BeginSession { client, generation: 1, is_clean, expiry, now, will: None })
 }
 
 fn soon() -> SystemTime {
@@ -507,7 +507,7 @@ async fn names_of_clients_compare_byte_for_byte() {
         let sessions = store.sessions_of(&client(name)).await.unwrap();
         assert_eq!(sessions.iter().map(|it| it.row.clone()).collect::<Vec<_>>(), [session(name, 1, "a")]);
     }
-    store.sessions_closed(&[(client("bob"), 1)], "a").await.unwrap();
+    store.sessions_closed(&[(client("bob"), 1)], "a", Unanswered::Recorded).await.unwrap();
     assert_eq!(store.sessions_of(&client("BOB")).await.unwrap().len(), 1);
     let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired.iter().map(|it| it.client.as_str()).collect::<Vec<_>>(), ["bob"]);
@@ -822,7 +822,10 @@ async fn a_commit_without_an_answer_is_looked_up() {
         let sessions = store.sessions_of(&client("bob")).await.unwrap();
         assert_eq!(sessions.len(), 1);
         assert_eq!(sessions[0].row.generation, entered.generation);
-        store.sessions_closed(&[(client("bob"), entered.generation)], "a").await.unwrap();
+        store
+            .sessions_closed(&[(client("bob"), entered.generation)], "a", Unanswered::Recorded)
+            .await
+            .unwrap();
         store.close().await;
     }
 }
@@ -1078,7 +1081,9 @@ async fn sessions_are_called_off_for_the_node_that_serves_them() {
     let of_carol = a.sessions_of(&client("carol")).await.unwrap();
     assert_eq!(a.claim_sessions(&of_carol, "a").await.unwrap(), [true]); // its own: it knows
     assert_eq!(called_off("a").await, [(client("bob"), bob)]);
-    a.sessions_closed(&[(client("bob"), bob), (client("carol"), carol)], "a").await.unwrap();
+    a.sessions_closed(&[(client("bob"), bob), (client("carol"), carol)], "a", Unanswered::Recorded)
+        .await
+        .unwrap();
     assert_eq!(called_off("a").await, []);
 }
 
@@ -1175,7 +1180,14 @@ async fn an_idle_cursor_that_one_node_has_deleted_is_created_again_by_another() 
     let (is_clean, expiry, now) = (false, Some(60), SystemTime::now());
     let (filter, options) = ("a/+".to_owned(), SubscriptionOptions::new(Qos::AtLeastOnce));
     a.commit(&[
-        Operation::BeginSession(BeginSession { client: client("bob"), is_clean, expiry, now, will: None }),
+        Operation::BeginSession(BeginSession {
+            client: client("bob"),
+            generation: 1,
+            is_clean,
+            expiry,
+            now,
+            will: None,
+        }),
         Operation::SubscribeFilter { client: client("bob"), filter, options },
     ])
     .await
@@ -1239,7 +1251,14 @@ async fn the_will_of_a_session_that_never_began_is_deleted_with_its_dead_node() 
         };
         let (is_clean, expiry, now) = (false, Some(60), SystemTime::now());
         let will = Some(Box::new(will));
-        Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now, will })
+        Operation::BeginSession(BeginSession {
+            client: client(who),
+            generation: 1,
+            is_clean,
+            expiry,
+            now,
+            will,
+        })
     };
     // Bob has given up, and the row of his session is deleted already.
     a.commit(&[begin("alice", 1, "a"), begin("bob", 2, "a"), begin("carol", 3, "b")]).await.unwrap();
@@ -1328,7 +1347,7 @@ async fn a_node_is_condemned_only_with_its_last_seen_beat() {
     assert_eq!(beats(&a, "a").await, None);
 
     // It is back, and has new sessions, before the others have seen that.
-    a.sessions_closed(&[(client("alice"), 1)], "a").await.unwrap();
+    a.sessions_closed(&[(client("alice"), 1)], "a", Unanswered::Recorded).await.unwrap();
     a.readmit("a", 4).await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 5)]));
     enter(&a, "alice", "a").await;

@@ -7,7 +7,7 @@ use jmqt_core::ClientId;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::counters::Counters;
-use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, store_failed};
+use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, Unanswered, store_failed};
 
 /// The number of waiting jobs; later callers wait for room.
 const WAITING: usize = 4096;
@@ -129,7 +129,7 @@ impl RegistrarTask {
         if unwanted.is_empty() {
             return;
         }
-        if let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await {
+        if let Err(error) = self.store.sessions_closed(&unwanted, &self.node, Unanswered::Unknown).await {
             store_failed(&self.counters, "cannot remove abandoned sessions from the store", &error);
             self.unwanted.sessions().extend(unwanted); // for the next round
         }

@@ -14,7 +14,7 @@ use crate::bus::{Answer, NodeId, Origin, Presence, Request};
 use crate::connection::ConnectionInfo;
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
-use crate::store::{Entered, SessionRow, SharedSession};
+use crate::store::{Entered, SessionRow, SharedSession, Unanswered};
 
 /// The interval for asking a live node to end a session.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -213,7 +213,7 @@ impl Cluster {
                 // Its close notifier has run; only the row is left.
                 Some(by) if *by == row.node && done.contains(by) => {
                     let closed = [(row.client.clone(), row.generation)];
-                    if let Err(error) = self.store.sessions_closed(&closed, by).await {
+                    if let Err(error) = self.store.sessions_closed(&closed, by, Unanswered::Unknown).await {
                         self.failed(&error);
                     }
                 }

@@ -15,12 +15,12 @@ use crate::store::client_row::ClientRow;
 use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, StoreError, StoredSession, StoredSubscription};
+use crate::store::{ChannelKey, Operation, SentStep, StoreError, StoredSession, StoredSubscription};
 
 /// Without a lock: the node of the client's session is the only one that changes the row now.
 static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::list(
-        "SELECT client_id, last_seen, language, expiry_seconds, ends_at FROM clients \
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded FROM clients \
          WHERE client_id IN ({rows})",
     )
 });
@@ -37,11 +37,11 @@ static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        "(?,?,?,?,?)",
+        "(?,?,?,?,?,?)",
         ",",
-        "INSERT INTO clients (client_id, last_seen, language, expiry_seconds, ends_at) VALUES {rows} \
+        "INSERT INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded) VALUES {rows} \
          ON DUPLICATE KEY UPDATE last_seen = VALUES(last_seen), language = VALUES(language), \
-         expiry_seconds = VALUES(expiry_seconds), ends_at = VALUES(ends_at)",
+         expiry_seconds = VALUES(expiry_seconds), ends_at = VALUES(ends_at), unrecorded = VALUES(unrecorded)",
     )
 });
 static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -53,10 +53,11 @@ static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
 /// A last-seen time never moves back.
 static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
-        &["BINARY", "SIGNED"],
+        &["BINARY", "SIGNED", "SIGNED"],
         "UPDATE ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a \
-         SET c.last_seen = GREATEST(c.last_seen, v.b), c.ends_at = v.b + c.expiry_seconds * 1000 \
-         WHERE c.last_seen < v.b OR (c.ends_at IS NULL AND c.expiry_seconds IS NOT NULL)",
+         SET c.last_seen = GREATEST(c.last_seen, v.b), c.ends_at = v.b + c.expiry_seconds * 1000, \
+         c.unrecorded = IF(c.unrecorded = v.c, 0, c.unrecorded) \
+         WHERE c.last_seen < v.b OR c.unrecorded = v.c OR (c.ends_at IS NULL AND c.expiry_seconds IS NOT NULL)",
     )
 });
 
@@ -128,22 +129,23 @@ pub(super) async fn load<'b>(
             is_mqtt: row.try_get::<i64, _>(2)? != 0,
             expiry: expiry(&row, 3)?,
             ends_at: row.try_get(4)?,
+            unrecorded: row.try_get(5)?,
         };
         plan.put_client(&client, found);
     }
-    let ending = plan.clients_that_may_end(batch);
+    let ending = plan.clients_with_cursors(batch);
     let found = KEYS.fetch(connection, &ending, add_client).await?;
     found.iter().map(|row| rows::key(row, 0)).collect()
 }
 
-/// Inserts all subscriptions of clients whose sessions may end. Returns `false` if one of their channels is not in
+/// Inserts all subscriptions of [those with cursors](Plan::clients_with_cursors). Returns `false` if one of their channels is not in
 /// `plan`, and therefore not locked.
 pub(super) async fn load_subscriptions<'b>(
     connection: &mut MySqlConnection,
     plan: &mut Plan<'b>,
     batch: &'b [Operation],
 ) -> Result<bool, StoreError> {
-    let ending = plan.clients_that_may_end(batch);
+    let ending = plan.clients_with_cursors(batch);
     for row in SUBSCRIPTIONS.fetch(connection, &ending, add_client).await? {
         let (client, key) = (rows::client(&row, 0)?, rows::key(&row, 1)?);
         if !plan.has_channel(key) {
@@ -175,26 +177,41 @@ pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> 
         values.add(row.last_seen)?;
         values.add(i64::from(row.is_mqtt))?;
         values.add(row.expiry.map(i64::from))?;
-        values.add(row.ends_at)
+        values.add(row.ends_at)?;
+        values.add(row.unrecorded)
     });
     write.await?;
     Ok(())
 }
 
-/// Records that these clients are not connected any more; they must be sorted.
-pub(super) async fn seen(connection: &mut MySqlConnection, clients: &[&ClientId]) -> Result<(), StoreError> {
+/// Records that these clients are not connected any more; they must be sorted, and each is there once. The number is that
+/// of [`client_row::settled`](crate::store::client_row::settled).
+pub(super) async fn seen(
+    connection: &mut MySqlConnection,
+    clients: &[(&ClientId, i64)],
+) -> Result<(), StoreError> {
     let now = millis(SystemTime::now());
-    let seen = SEEN.execute(connection, clients, |values, client| {
+    let seen = SEEN.execute(connection, clients, |values, (client, settled)| {
         rows::add_name(values, client.as_str())?;
-        values.add(now)
+        values.add(now)?;
+        values.add(*settled)
     });
     seen.await?;
     Ok(())
 }
 
 /// Begins the expiry of sessions whose connections have ended without a record: the previous process died, and had not
-/// yet stored them.
+/// yet stored them. Notes which messages they may have sent. For a store that no other node uses.
 pub(super) async fn end_connections(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    let sql = "INSERT INTO sent (client_id, packet_id, turn, channel_id, seq, released) \
+        SELECT l.client_id, 1, c.id, c.id, c.last_seq, ? FROM clients AS l \
+        STRAIGHT_JOIN subscriptions AS s FORCE INDEX (subscriptions_by_client) ON s.client_id = l.client_id \
+        STRAIGHT_JOIN channels AS c ON c.id = s.channel_id \
+        WHERE l.unrecorded <> 0 AND s.acked_seq < c.last_seq \
+        ON DUPLICATE KEY UPDATE seq = VALUES(seq)";
+    sqlx::query(sql).bind(SentStep::Perhaps.number()).execute(&mut *connection).await?;
+    let sql = "UPDATE clients SET unrecorded = 0 WHERE unrecorded <> 0";
+    sqlx::query(sql).execute(&mut *connection).await?;
     let sql = "UPDATE clients SET ends_at = ? + expiry_seconds * 1000 \
         WHERE expiry_seconds IS NOT NULL AND ends_at IS NULL";
     sqlx::query(sql).bind(millis(SystemTime::now())).execute(connection).await?;

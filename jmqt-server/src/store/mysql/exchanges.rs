@@ -40,7 +40,7 @@ static SEND: LazyLock<MultiRow> = LazyLock::new(|| {
         "(?,?,?,?,?,?)",
         ",",
         "INSERT INTO sent (client_id, packet_id, turn, channel_id, seq, released) VALUES {rows} \
-         ON DUPLICATE KEY UPDATE released = VALUES(released)",
+         ON DUPLICATE KEY UPDATE released = VALUES(released), seq = VALUES(seq)",
     )
 });
 static FORGET_SENT: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -77,7 +77,8 @@ pub(super) async fn load(connection: &mut MySqlConnection, plan: &mut Plan<'_>) 
 /// Deletes the packet identifiers that are not recorded any more, and those of refused publishes.
 pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     RELEASE.execute(connection, &plan.released(), add_received).await?;
-    let send = SEND.execute(connection, plan.sent(), |values, sent| {
+    let sent = plan.sent();
+    let send = SEND.execute(connection, &sent, |values, sent| {
         let (key, seq) = sent.place.unwrap_or((NO_CHANNEL, Seq(0)));
         add_received(values, &(&sent.client, sent.packet))?;
         values.add(i64::try_from(sent.turn)?)?;

@@ -10,9 +10,10 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, clients, wills};
+use crate::store::client_row::settled;
 use crate::store::limits::limited;
 use crate::store::time::millis;
-use crate::store::{SessionRow, SharedSession, StoreError};
+use crate::store::{SessionRow, SharedSession, StoreError, Unanswered};
 
 /// The number of sessions that one transaction writes, which limits the duration of its locks.
 const SESSIONS_AT_A_TIME: usize = 1024;
@@ -83,13 +84,15 @@ impl MySqlStore {
         &self,
         sessions: &[(ClientId, u64)],
         node: &str,
+        unanswered: Unanswered,
     ) -> Result<(), StoreError> {
         let mut sorted = sessions.to_vec();
         sorted.sort_unstable();
         for chunk in sorted.chunks(SESSIONS_AT_A_TIME) {
             retried(|| async {
                 let mut lease = self.connections.lease().await?;
-                let removed = limited(async { remove(lease.begin().await?, chunk, node).await }).await;
+                let removed =
+                    limited(async { remove(lease.begin().await?, chunk, node, unanswered).await }).await;
                 lease.finish(removed).await
             })
             .await?;
@@ -168,10 +171,10 @@ async fn remove(
     connection: &mut MySqlConnection,
     sessions: &[(ClientId, u64)],
     node: &str,
+    unanswered: Unanswered,
 ) -> Result<(), StoreError> {
     wills::end(connection, sessions, node, 0).await?;
-    let clients: Vec<_> = sessions.iter().map(|(client, _)| client).collect();
-    clients::seen(connection, &clients).await?;
+    clients::seen(connection, &settled(sessions, unanswered)).await?;
     let remove = REMOVE.execute(connection, sessions, |values, (client, generation)| {
         rows::add_name(values, client.as_str())?;
         values.add(i64::try_from(*generation)?)?;

@@ -13,12 +13,12 @@ use crate::store::client_row::ClientRow;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
 use crate::store::time::millis;
-use crate::store::{Operation, StoreError, StoredSession, StoredSubscription};
+use crate::store::{Operation, SentStep, StoreError, StoredSession, StoredSubscription};
 
 static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
-        "SELECT client_id, last_seen, language, expiry_seconds, ends_at FROM clients \
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded FROM clients \
          WHERE client_id IN ({rows})",
     )
 });
@@ -32,8 +32,8 @@ static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        5,
-        "INSERT OR REPLACE INTO clients (client_id, last_seen, language, expiry_seconds, ends_at) \
+        6,
+        "INSERT OR REPLACE INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -42,10 +42,12 @@ static DELETE: LazyLock<MultiRow> =
 /// A last-seen time never moves back.
 static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        2,
-        "UPDATE clients SET last_seen = MAX(last_seen, v.column2), ends_at = v.column2 + expiry_seconds * 1000 \
+        3,
+        "UPDATE clients SET last_seen = MAX(last_seen, v.column2), ends_at = v.column2 + expiry_seconds * 1000, \
+         unrecorded = CASE WHEN unrecorded = v.column3 THEN 0 ELSE unrecorded END \
          FROM (VALUES {rows}) AS v \
          WHERE clients.client_id = v.column1 AND (clients.last_seen < v.column2 \
+         OR clients.unrecorded = v.column3 \
          OR clients.ends_at IS NULL AND clients.expiry_seconds IS NOT NULL)",
     )
 });
@@ -104,7 +106,7 @@ fn expiry(row: &SqliteRow, column: usize) -> Result<Option<u32>, StoreError> {
     seconds.map_err(|_| StoreError::Corrupt { what: "expiry of a session" })
 }
 
-/// Inserts the needed rows of clients into `plan`, and all subscriptions of clients whose sessions may end.
+/// Inserts the needed rows of clients into `plan`, and all subscriptions of [those with cursors](Plan::clients_with_cursors).
 pub(super) async fn load<'b>(
     connection: &mut SqliteConnection,
     plan: &mut Plan<'b>,
@@ -117,10 +119,11 @@ pub(super) async fn load<'b>(
             is_mqtt: row.try_get::<i64, _>(2)? != 0,
             expiry: expiry(&row, 3)?,
             ends_at: row.try_get(4)?,
+            unrecorded: row.try_get(5)?,
         };
         plan.put_client(&client, found);
     }
-    let ending = plan.clients_that_may_end(batch);
+    let ending = plan.clients_with_cursors(batch);
     for row in SUBSCRIPTIONS.fetch(connection, &ending, |values, it| values.add(it.as_str())).await? {
         let (client, key) = (rows::client(&row, 0)?, rows::key(&row, 1)?);
         let (last, persistent, bytes) = (rows::seq(&row, 2)?, rows::count(&row, 3)?, rows::count(&row, 4)?);
@@ -151,26 +154,40 @@ pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) ->
         values.add(row.last_seen)?;
         values.add(i64::from(row.is_mqtt))?;
         values.add(row.expiry.map(i64::from))?;
-        values.add(row.ends_at)
+        values.add(row.ends_at)?;
+        values.add(row.unrecorded)
     });
     write.await?;
     Ok(())
 }
 
-/// Records that these clients are not connected any more.
-pub(super) async fn seen(connection: &mut SqliteConnection, clients: &[&str]) -> Result<(), StoreError> {
+/// Records that these clients are not connected any more; each is there once. The number is that of
+/// [`client_row::settled`](crate::store::client_row::settled).
+pub(super) async fn seen(
+    connection: &mut SqliteConnection,
+    clients: &[(&ClientId, i64)],
+) -> Result<(), StoreError> {
     let now = millis(SystemTime::now());
-    let seen = SEEN.execute(connection, clients, |values, client| {
-        values.add(*client)?;
-        values.add(now)
+    let seen = SEEN.execute(connection, clients, |values, (client, settled)| {
+        values.add(client.as_str())?;
+        values.add(now)?;
+        values.add(*settled)
     });
     seen.await?;
     Ok(())
 }
 
 /// Begins the expiry of sessions whose connections have ended without a record: the previous process died, and had not
-/// yet stored them.
+/// yet stored them. Notes which messages they may have sent.
 pub(super) async fn end_connections(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO sent (client_id, packet_id, turn, channel_id, seq, released) \
+        SELECT l.client_id, 1, c.id, c.id, c.last_seq, ? FROM clients AS l \
+        CROSS JOIN subscriptions AS s ON s.client_id = l.client_id \
+        CROSS JOIN channels AS c ON c.id = s.channel_id \
+        WHERE l.unrecorded <> 0 AND s.acked_seq < c.last_seq";
+    sqlx::query(sql).bind(SentStep::Perhaps.number()).execute(&mut *connection).await?;
+    let sql = "UPDATE clients SET unrecorded = 0 WHERE unrecorded <> 0";
+    sqlx::query(sql).execute(&mut *connection).await?;
     let sql = "UPDATE clients SET ends_at = ? + expiry_seconds * 1000 \
         WHERE expiry_seconds IS NOT NULL AND ends_at IS NULL";
     sqlx::query(sql).bind(millis(SystemTime::now())).execute(connection).await?;

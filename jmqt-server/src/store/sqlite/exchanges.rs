@@ -77,7 +77,8 @@ pub(super) async fn load(connection: &mut SqliteConnection, plan: &mut Plan<'_>)
 pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     RELEASE.execute(connection, &plan.released(), add_received).await?;
     RECEIVE.execute(connection, &plan.new_received(), add_received).await?;
-    let send = SEND.execute(connection, plan.sent(), |values, sent| {
+    let sent = plan.sent();
+    let send = SEND.execute(connection, &sent, |values, sent| {
         let (key, seq) = sent.place.unwrap_or((NO_CHANNEL, Seq(0)));
         values.add(sent.client.as_str())?;
         values.add(i64::from(sent.packet.get()))?;

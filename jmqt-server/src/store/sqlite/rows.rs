@@ -244,6 +244,7 @@ mod tests {
         include_str!("../migrations/0006_sqlite.sql"),
         include_str!("../migrations/0007_sqlite.sql"),
         include_str!("../migrations/0008_sqlite.sql"),
+        include_str!("../migrations/0009_sqlite.sql"),
     );
 
     #[tokio::test]

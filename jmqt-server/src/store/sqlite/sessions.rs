@@ -8,9 +8,10 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::rows::{self, MultiRow};
 use super::{SqliteStore, clients, wills};
+use crate::store::client_row::settled;
 use crate::store::limits::limited;
 use crate::store::time::millis;
-use crate::store::{SessionRow, StoreError};
+use crate::store::{SessionRow, StoreError, Unanswered};
 
 /// The number of sessions that one transaction writes, which limits the wait of a commit.
 const SESSIONS_AT_A_TIME: usize = 1024;
@@ -65,11 +66,12 @@ impl SqliteStore {
         &self,
         sessions: &[(ClientId, u64)],
         node: &str,
+        unanswered: Unanswered,
     ) -> Result<(), StoreError> {
         for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
             let mut writer = self.writer().await?;
-            let clients = chunk.iter().map(|(client, _)| client.as_str());
-            let seen: Vec<&str> = clients.filter(|it| self.clients.may_contain(it)).collect();
+            let mut seen = settled(chunk, unanswered);
+            seen.retain(|(client, _)| self.clients.may_contain(client.as_str()));
             let removed = limited(async {
                 writer.begin().await?;
                 let connection = writer.connection()?;

@@ -25,6 +25,7 @@ fn will(who: &str, generation: u64, delay: u32) -> StoredWill {
 async fn begins_with(store: &dyn Store, will: &StoredWill, is_clean: bool, expiry: u32) -> bool {
     let begin = BeginSession {
         client: will.key.client.clone(),
+        generation: will.key.generation,
         is_clean,
         expiry: Some(expiry),
         now: SystemTime::now(),
@@ -188,6 +189,7 @@ pub(super) async fn a_clean_start_ends_the_delay(on: &dyn Database) {
     disconnect_at(&*store, &old).await;
     let too_late = BeginSession {
         client: client("dora"),
+        generation: 1,
         is_clean: false,
         expiry: Some(60),
         now: in_seconds(70),
@@ -199,7 +201,7 @@ pub(super) async fn a_clean_start_ends_the_delay(on: &dyn Database) {
 }
 
 async fn disconnect_at(store: &dyn Store, will: &StoredWill) {
-    store.sessions_closed(&[session_of(will)], &will.key.node).await.unwrap();
+    store.sessions_closed(&[session_of(will)], &will.key.node, Unanswered::Recorded).await.unwrap();
 }
 
 pub(super) async fn a_postponed_will_is_dropped_when_the_client_comes_back(on: &dyn Database) {
@@ -322,6 +324,7 @@ pub(super) async fn many_wills_are_published_a_few_at_a_time(on: &dyn Database) 
     let begin = |will: &StoredWill| {
         Operation::BeginSession(BeginSession {
             client: will.key.client.clone(),
+            generation: 1,
             is_clean: true,
             expiry: Some(0),
             now: SystemTime::now(),
