@@ -533,3 +533,49 @@ async fn a_dead_node_takes_no_message_of_a_stored_group_with_it() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[tokio::test] // 3.3.1-9 to -11, 3.3.2-6
+async fn a_filter_brings_the_retained_messages_that_other_nodes_have_stored() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (one, two) = (cluster.node().await, cluster.node().await);
+    let mut shop = device(&one, "shop").await;
+    for (topic, payload) in
+        [("state/1", &b"old"[..]), ("state/1", b"new"), ("state/2", b"x"), ("state/2", b"")]
+    {
+        shop.publish_acknowledged(topic, payload, true).await;
+    }
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::MessageExpiryInterval(100)).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    let delivery = Delivery::AtLeastOnce { id: id(9), dup: false };
+    let packet = Publish { delivery, retain: true, topic: "state/3", properties, payload: b"soon" };
+    shop.send(&Packet::Publish(packet)).await;
+    shop.next(|packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}")).await;
+    let mut watcher = device(&two, "watcher").await;
+    for (retain_handling, count) in [
+        (RetainHandling::SendIfNew, 2),
+        (RetainHandling::DoNotSend, 0),
+        (RetainHandling::SendIfNew, 0),
+        (RetainHandling::Send, 2),
+    ] {
+        let options = SubscribeOptions { retain_handling, ..Default::default() };
+        watcher.subscribe_with("state/+", options, None).await;
+        for (topic, payload) in [("state/1", &b"new"[..]), ("state/3", b"soon")].iter().take(count) {
+            watcher
+                .next(|packet| match packet {
+                    Packet::Publish(publish) => {
+                        assert_eq!(
+                            (publish.topic, publish.payload, publish.retain),
+                            (*topic, *payload, true)
+                        );
+                        let left = publish.properties.message_expiry();
+                        assert_eq!(left.is_some(), *topic == "state/3");
+                        assert!(left.is_none_or(|left| left <= 100), "{left:?}");
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .await;
+        }
+        watcher.expect_nothing().await;
+    }
+}
