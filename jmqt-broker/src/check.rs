@@ -56,12 +56,14 @@ fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
             }
             Source::Jwt(tokens) => {
                 let keys = tokens.open()?.algorithms().join(", ");
+                let keys =
+                    if tokens.is_secret { "a secret".to_owned() } else { format!("public keys for {keys}") };
                 let of = |name: &str, value: &Option<String>| {
                     value.as_ref().map_or_else(String::new, |value| format!(", {name} {value:?}"))
                 };
                 let (issuer, audience) = (of("issuer", &tokens.issuer), of("audience", &tokens.audience));
                 format!(
-                    "Users with a JSON Web Token: keys for {keys} from {}{issuer}{audience}",
+                    "Users with a JSON Web Token: {keys} from {}{issuer}{audience}",
                     tokens.keys.display()
                 )
             }
@@ -71,9 +73,17 @@ fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
 }
 
 fn client_ids(login: &LoginSettings) -> Vec<String> {
+    let has_tokens = login.sources.iter().any(|source| matches!(source, Source::Jwt(_)));
     let line = match login.client_ids {
-        ClientIds::Any => "An MQTT client may have every client id that does not belong to another user",
-        _ => "The client id of an MQTT client is its user name, or begins with that and one of - / : .",
+        _ if login.sources == [Source::Anonymous] => "An MQTT client may have any client id",
+        ClientIds::Any if has_tokens => {
+            "An MQTT client may have any client id whose part before the first colon is not in the password file: a user without the \
+                claim client_id in its token may have the client id, and so the session, of another one (CLIENT_IDS)"
+        }
+        ClientIds::Any => {
+            "An MQTT client may have any client id whose part before the first colon is not another user"
+        }
+        _ => "The client id of an MQTT client is its user name, or that with a colon and more behind it",
     };
     vec![line.to_owned()]
 }

@@ -43,7 +43,7 @@ enum Command {
     /// Add a user to a password file, or change the password. Creates the file if it is missing
     ///
     /// Asks for the password; without a terminal, reads it from the first line of the input. A broker that is running reads the
-    /// file again within two seconds.
+    /// file again within three seconds.
     Passwd {
         /// The password file
         file: PathBuf,

@@ -8,8 +8,17 @@ use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{Config, ConfigError};
 
 /// The keys, in the order of `jmqtd.conf`.
-pub(crate) const KEYS: [&str; 8] =
-    ["AUTH", "PASSWORD_FILE", "JWT_KEY_FILE", "JWT_ISSUER", "JWT_AUDIENCE", "CLIENT_IDS", "ACL", "ACL_FILE"];
+pub(crate) const KEYS: [&str; 9] = [
+    "AUTH",
+    "PASSWORD_FILE",
+    "JWT_KEY_FILE",
+    "JWT_SECRET_FILE",
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "CLIENT_IDS",
+    "ACL",
+    "ACL_FILE",
+];
 
 /// A checked configuration, whose files have not been opened.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub(crate) enum Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JwtSettings {
     pub(crate) keys: PathBuf,
+    /// The file has a secret, and not public keys.
+    pub(crate) is_secret: bool,
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Option<String>,
 }
@@ -100,23 +111,39 @@ fn login(values: &Values) -> LoginSettings {
     let path = |key, default: &str| values.path(key, default);
     let text = |key| Some(values.text(key, "").trim().to_owned()).filter(|text| !text.is_empty());
     let passwords = path("PASSWORD_FILE", "");
-    let (keys, issuer, audience) = (path("JWT_KEY_FILE", ""), text("JWT_ISSUER"), text("JWT_AUDIENCE"));
+    let keys = match (path("JWT_KEY_FILE", ""), path("JWT_SECRET_FILE", "")) {
+        (Some(_), Some(_)) => {
+            let problem = "JWT_KEY_FILE and JWT_SECRET_FILE are both set: tokens are verified with public keys or with a secret";
+            values.note(ConfigError::Incomplete { problem });
+            None
+        }
+        (Some(keys), None) => Some((keys, false)),
+        (None, Some(secret)) => Some((secret, true)),
+        (None, None) => {
+            if words.contains(&Word::Jwt) {
+                let problem = "JWT_KEY_FILE or JWT_SECRET_FILE is missing: AUTH names jwt";
+                values.note(ConfigError::Incomplete { problem });
+            }
+            None
+        }
+    };
+    let (issuer, audience) = (text("JWT_ISSUER"), text("JWT_AUDIENCE"));
     let mut sources = Vec::new();
     for word in words {
         match (word, &passwords, &keys) {
-            (Word::Anonymous, _, _) => sources.push(Source::Anonymous),
+            (Word::Anonymous, ..) => sources.push(Source::Anonymous),
             (Word::PasswordFile, Some(file), _) => sources.push(Source::PasswordFile(file.clone())),
-            (Word::Jwt, _, Some(keys)) => sources.push(Source::Jwt(JwtSettings {
+            (Word::Jwt, _, Some((keys, is_secret))) => sources.push(Source::Jwt(JwtSettings {
                 keys: keys.clone(),
+                is_secret: *is_secret,
                 issuer: issuer.clone(),
                 audience: audience.clone(),
             })),
             (Word::PasswordFile, None, _) => {
-                values.note_bad("PASSWORD_FILE", "the path of the file that AUTH names")
+                let problem = "PASSWORD_FILE is missing: AUTH names password_file";
+                values.note(ConfigError::Incomplete { problem });
             }
-            (Word::Jwt, _, None) => {
-                values.note_bad("JWT_KEY_FILE", "the path of the file with the keys, because AUTH names jwt");
-            }
+            (Word::Jwt, _, None) => {} // noted above
         }
     }
     let choices = [("OWN", ClientIds::Own), ("ANY", ClientIds::Any)];
@@ -155,7 +182,8 @@ impl LoginSettings {
 impl JwtSettings {
     /// Opens the file with the keys.
     pub(crate) fn open(&self) -> Result<JwtLogin, FileError> {
-        let mut login = JwtLogin::open(&self.keys)?;
+        let mut login =
+            if self.is_secret { JwtLogin::open_secret(&self.keys)? } else { JwtLogin::open(&self.keys)? };
         if let Some(issuer) = &self.issuer {
             login = login.issuer(issuer);
         }

@@ -97,6 +97,9 @@ struct Subject {
     /// The user, if a [`Login`](crate::ready::Login) issued the token; empty for an anonymous client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    /// What must not have changed for that user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rev: Option<String>,
 }
 
 impl TokenIssuer {
@@ -136,27 +139,35 @@ impl TokenIssuer {
     /// # Errors
     /// [`IssueError`]; there is no known cause.
     pub fn issue(&self, client: &ClientId) -> Result<AuthToken, IssueError> {
-        self.issue_at(client, None, self.lifetime, Utc::now())
+        let subject = Subject { sub: client.as_str().to_owned(), user: None, rev: None };
+        self.issue_at(subject, self.lifetime, Utc::now())
     }
 
-    /// As [`issue`](Self::issue), for a user (empty: an anonymous client), and valid until this time at most.
+    /// As [`issue`](Self::issue), for a user (empty: an anonymous client) with this revision, and valid until this time at most.
     #[cfg(feature = "ready")]
     pub(crate) fn issue_for(
         &self,
         client: &ClientId,
         user: &str,
+        revision: Option<&str>,
         until: Option<SystemTime>,
     ) -> Result<AuthToken, IssueError> {
         let now = Utc::now();
         let rest = until.map(|until| DateTime::from(until) - now);
-        self.issue_at(client, Some(user), rest.unwrap_or(self.lifetime).min(self.lifetime), now)
+        let (sub, user, rev) =
+            (client.as_str().to_owned(), Some(user.to_owned()), revision.map(str::to_owned));
+        self.issue_at(Subject { sub, user, rev }, rest.unwrap_or(self.lifetime).min(self.lifetime), now)
     }
 
-    /// The time of expiry of a token of [`issue_for`](Self::issue_for), and its user.
+    /// The time of expiry of a token of [`issue_for`](Self::issue_for), its user, and the revision.
     #[cfg(feature = "ready")]
-    pub(crate) fn user_of(&self, client: &ClientId, token: &str) -> Result<(SystemTime, String), TokenError> {
-        let (expiry, user) = self.check_at(client, token, Utc::now())?;
-        Ok((expiry, user.ok_or(TokenError::NotOurs)?))
+    pub(crate) fn user_of(
+        &self,
+        client: &ClientId,
+        token: &str,
+    ) -> Result<(SystemTime, String, Option<String>), TokenError> {
+        let (expiry, Subject { user, rev, .. }) = self.check_at(client, token, Utc::now())?;
+        Ok((expiry, user.ok_or(TokenError::NotOurs)?, rev))
     }
 
     /// Returns a verdict that grants this client a token.
@@ -186,33 +197,31 @@ impl TokenIssuer {
 
     fn issue_at(
         &self,
-        client: &ClientId,
-        user: Option<&str>,
+        subject: Subject,
         lifetime: TimeDelta,
         now: DateTime<Utc>,
     ) -> Result<AuthToken, IssueError> {
-        let subject = Subject { sub: client.as_str().to_owned(), user: user.map(str::to_owned) };
         let claims = Claims::new(subject).set_duration_and_issuance(&clock(now), lifetime);
         Ok(AuthToken::new(Hs256.token(&Header::empty(), &claims, &self.key).map_err(IssueError)?))
     }
 
-    /// The time of expiry, and the user.
+    /// The time of expiry, and the claims.
     fn check_at(
         &self,
         client: &ClientId,
         token: &str,
         now: DateTime<Utc>,
-    ) -> Result<(SystemTime, Option<String>), TokenError> {
+    ) -> Result<(SystemTime, Subject), TokenError> {
         let token = UntrustedToken::new(token).map_err(|_| TokenError::NotOurs)?;
         let token =
             Hs256.validator::<Subject>(&self.key).validate(&token).map_err(|_| TokenError::NotOurs)?;
-        let claims = token.claims();
+        let (_, claims) = token.into_parts();
         if claims.custom.sub != client.as_str() {
             return Err(TokenError::OtherClient);
         }
         claims.validate_expiration(&clock(now)).map_err(|_| TokenError::Expired)?;
         let expiry = claims.expiration.map(SystemTime::from).ok_or(TokenError::Expired)?;
-        Ok((expiry, claims.custom.user.clone()))
+        Ok((expiry, claims.custom))
     }
 }
 
@@ -249,6 +258,10 @@ mod tests {
         ClientId::parse(name).unwrap()
     }
 
+    fn subject(name: &str) -> Subject {
+        Subject { sub: name.to_owned(), user: None, rev: None }
+    }
+
     fn tokens(secret: &str) -> TokenIssuer {
         TokenIssuer::new(&TokenSecret::new(secret).unwrap())
     }
@@ -256,7 +269,7 @@ mod tests {
     #[test] // §10
     fn a_token_is_valid_for_its_client_until_it_expires() {
         let (tokens, now) = (tokens(&"s".repeat(32)), Utc::now());
-        let token = tokens.issue_at(&client("bob"), None, tokens.lifetime, now).unwrap();
+        let token = tokens.issue_at(subject("bob"), tokens.lifetime, now).unwrap();
         let check_after = |seconds| {
             let then = now + TimeDelta::seconds(seconds);
             tokens.check_at(&client("bob"), token.reveal(), then).map(drop)
@@ -315,7 +328,7 @@ mod tests {
     #[test]
     fn a_token_without_an_expiry_is_refused() {
         let tokens = tokens(&"s".repeat(32));
-        let claims = Claims::new(Subject { sub: "bob".to_owned(), user: None });
+        let claims = Claims::new(subject("bob"));
         let endless = Hs256.token(&Header::empty(), &claims, &tokens.key).unwrap();
         assert_eq!(tokens.check(&client("bob"), &endless), Err(TokenError::Expired));
     }

@@ -39,7 +39,7 @@ async fn users_log_in_with_their_passwords_in_both_languages() {
     let broker = with_passwords("");
     let client = broker.login("alice", "secret").await.unwrap();
     let assigned = client.information().unwrap();
-    assert!(assigned.client_id.starts_with("alice-"), "{assigned:?}");
+    assert!(assigned.client_id.starts_with("alice:"), "{assigned:?}");
     broker.jmqt_client("alice", r#"{"username":"alice","password":"secret"}"#);
     for (user, password) in [("alice", "Secret"), ("alice", ""), ("bob", "secret"), ("", "")] {
         let refused = refusal(broker.login(user, password).await);
@@ -63,17 +63,53 @@ async fn nobody_has_the_client_id_of_another_user() {
         options.client_id = id.to_owned();
         Client::connect(options).await
     };
-    for id in ["alice", "alice-phone", "alice/1", "alice-b"] {
-        let is_own = id != "alice-b";
+    for id in ["alice", "alice:phone", "alice-phone", "alice-b", "alice-b:1", "sensor-7"] {
+        let is_own = id == "alice" || id == "alice:phone";
         assert_eq!(with_id("alice", "secret", id).await.is_ok(), is_own, "alice as {id}");
         let refused = refusal(with_id("", "", id).await);
-        assert!(refused.contains("belongs to a user"), "an anonymous client as {id}: {refused}");
+        assert!(refused.contains("use anonymous:1 or none"), "an anonymous client as {id}: {refused}");
     }
     assert!(with_id("alice-b", "other", "alice-b").await.is_ok());
     let refused = refusal(with_id("alice-b", "other", "alice").await);
-    assert!(refused.contains("is not yours: use alice-b, alice-b-1 or none"), "{refused}");
-    assert!(with_id("", "", "sensor-7").await.is_ok());
-    assert!(with_id("alice", "secret", "sensor-7").await.is_err());
+    assert!(refused.contains("is not yours: use alice-b, alice-b:1 or none"), "{refused}");
+    assert!(with_id("", "", "anonymous:7").await.is_ok());
+}
+
+#[tokio::test]
+async fn any_client_id_that_is_not_that_of_a_user_is_allowed_if_the_configuration_says_so() {
+    let folder = Folder::new(
+        "AUTH = 'password_file, anonymous'\nPASSWORD_FILE = 'users.passwd'\nACL = 'none'\nCLIENT_IDS = 'ANY'",
+    );
+    folder.add_user("alice", "secret");
+    folder.add_user("bob", "other");
+    let broker = folder.start();
+    for (id, is_allowed) in [("sensor-7", true), ("bob", true), ("alice", false), ("alice:1", false)] {
+        let mut options = broker.options("bob", "other");
+        options.client_id = id.to_owned();
+        assert_eq!(Client::connect(options).await.is_ok(), is_allowed, "bob as {id}");
+        let mut options = broker.options("", "");
+        options.client_id = id.to_owned();
+        assert_eq!(Client::connect(options).await.is_ok(), id == "sensor-7", "an anonymous client as {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_the_broker_does_not_count_any_more_when_the_password_has_changed() {
+    let broker = with_passwords("");
+    let (client, token) = broker.jmqt_client("alice", r#"{"username":"alice","password":"secret"}"#);
+    drop(client);
+    let status = |token: &str| {
+        let mut client = test_support::Client::open(broker.jmqt);
+        client.send_conn("alice", token, "");
+        client.expect(r#"{"connAck":{"st":"#)
+    };
+    assert!(status(&token).starts_with(r#"{"connAck":{"st":1,"#));
+    broker.folder.add_user("alice", "changed");
+    let start = Instant::now();
+    while !status(&token).starts_with(r#"{"connAck":{"st":6"#) {
+        assert!(start.elapsed() < DEADLINE, "the old token still counts");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]
@@ -86,7 +122,7 @@ async fn an_anonymous_client_needs_no_credentials_if_the_configuration_says_so()
     let ack = client.expect(r#"{"authAck":{"st":1,"#);
     let ack: Value = serde_json::from_str(&ack).unwrap();
     let (id, token) = (ack["authAck"]["cl"].as_str().unwrap(), ack["authAck"]["at"].as_str().unwrap());
-    assert!(id.starts_with("anonymous-"), "{id}");
+    assert!(id.starts_with("anonymous:"), "{id}");
     client.send_conn(id, token, "");
     client.expect(r#"{"connAck":{"st":1,"ts":"#);
 }
@@ -111,7 +147,7 @@ async fn users_are_added_and_removed_while_the_broker_runs() {
 
 #[tokio::test]
 async fn a_json_web_token_logs_in_and_ends_the_session_when_it_expires() {
-    let folder = Folder::new("AUTH = 'jwt'\nJWT_KEY_FILE = 'jwt.key'\nJWT_ISSUER = 'me'\nACL = 'none'");
+    let folder = Folder::new("AUTH = 'jwt'\nJWT_SECRET_FILE = 'jwt.key'\nJWT_ISSUER = 'me'\nACL = 'none'");
     folder.write("jwt.key", SECRET);
     let broker = folder.start();
     let claims = |seconds| json!({"sub": "alice", "iss": "me", "exp": in_seconds(seconds)});
@@ -132,12 +168,12 @@ async fn a_json_web_token_logs_in_and_ends_the_session_when_it_expires() {
     assert!(broker.login("alice", "secret").await.is_err());
 
     let (mut short, _) = broker.jmqt_client(
-        "alice-2",
+        "alice:2",
         &json!({"token": token(&json!({
-            "sub": "alice", "client_id": "alice-2", "iss": "me", "exp": in_seconds(2)
+            "sub": "alice", "client_id": "alice:2", "iss": "me", "exp": in_seconds(2)
         }))})
         .to_string(),
     );
-    short.expect(r#"{"disconn":{"st":4007,"#);
+    short.expect_exactly(r#"{"disconn":{"st":4007,"mg":"the token of the session has expired"}}"#);
     short.expect_end();
 }

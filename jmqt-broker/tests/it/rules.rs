@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jmqt_client::mqtt::{Client, Publish, Qos};
+use jmqt_client::mqtt::{Client, Publish, Qos, Will};
 use test_support::DEADLINE;
 
 use crate::support::{Broker, Folder};
@@ -54,6 +54,28 @@ async fn clients_read_and_write_what_the_rules_allow_and_nothing_else() {
     assert_eq!(news.next().await.unwrap().topic(), "public/news");
     assert_eq!(outside.next().await.unwrap().topic(), "public/news");
     assert_eq!(own.next().await.unwrap().topic(), "home/bob/x");
+}
+
+#[tokio::test]
+async fn a_will_is_judged_by_the_rules_of_its_user() {
+    let broker = broker();
+    let with_will = async |user: &str, password: &str, topic: &str| {
+        let mut options = broker.options(user, password);
+        options.will = Some(Will::new(Publish::new(topic, "gone").unwrap()));
+        Client::connect(options).await
+    };
+    assert!(with_will("bob", "b", "public/news").await.is_err());
+    assert!(with_will("", "", "home/bob/x").await.is_err());
+    let bob = broker.login("bob", "b").await.unwrap();
+    let mut own = bob.subscribe("home/bob/#", Qos::AtMostOnce).await.unwrap();
+    let mut options = broker.options("bob", "b");
+    options.will = Some(Will::new(Publish::new("home/bob/state", "gone").unwrap()));
+    options.client_id = "bob:device".to_owned();
+    let device = Client::connect(options.clone()).await.unwrap();
+    // Another connection with its client id ends it, and so its will is published.
+    let _second = Client::connect(options).await.unwrap();
+    assert_eq!(own.next().await.unwrap().topic(), "home/bob/state");
+    drop(device);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ pub struct Identity {
     /// Rules for this client in place of those of [`RulesFile`](super::RulesFile).
     pub rules: Option<Arc<Rules>>,
     pub(super) keeps_token: bool,
+    pub(super) revision: Option<Box<str>>,
 }
 
 impl Identity {
@@ -30,6 +31,14 @@ impl Identity {
     #[must_use]
     pub fn of_user(user: &str) -> Self {
         Self { user: Some(user.into()), ..Self::default() }
+    }
+
+    /// Tokens of this server count for this user only as long as [`IdentitySource::restore`] returns the same revision: that of a
+    /// password, for example.
+    #[must_use]
+    pub fn revision(mut self, revision: &str) -> Self {
+        self.revision = Some(revision.into());
+        self
     }
 
     /// The client comes back with the token that it has shown, and not with one of this server: [`IdentitySource::identify`] is
@@ -141,7 +150,8 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// As for [`ConnValidator::validate_conn`](crate::ConnValidator::validate_conn).
     async fn restore(&self, user: &str) -> Result<Option<Identity>, BoxError>;
 
-    /// Whether this name is that of a user, so that no other user has a client id that begins with it. The default knows nobody.
+    /// Whether this name is that of a user, so that nobody else may have it as a client id ([`ClientIds::Any`](super::ClientIds::Any)).
+    /// The default knows nobody.
     fn has_user(&self, user: &str) -> bool {
         let _ = user;
         false

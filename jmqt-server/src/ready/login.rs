@@ -15,21 +15,23 @@ use crate::validators::{
 
 /// The user in the token of an anonymous client. No user has an empty name.
 const ANONYMOUS: &str = "";
-/// What may follow a user name in a client id.
-const SEPARATORS: [char; 4] = ['-', '/', ':', '.'];
+/// What separates the user name in a client id from the rest. No user name has it.
+const SEPARATOR: char = ':';
+/// The first part of the client ids of anonymous clients beside users.
+const ANONYMOUS_NAME: &str = "anonymous";
 
 /// The client ids that an MQTT client may ask for. The client id of a JMQT client is its user name.
 ///
-/// In both cases nobody may have the name of another user of the sources as a client id, or that name with `-`, `/`, `:` or `.`
-/// and more behind it: the client would receive what is meant for that user.
+/// Sessions belong to client ids: who has the client id of somebody else receives what is meant for that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ClientIds {
-    /// The name of the user, or that with `-`, `/`, `:` or `.` and more behind it: `alice`, `alice-phone`. An anonymous client may
-    /// have every client id that does not belong to a user.
+    /// The name of the user, or that with `:` and more behind it: `alice`, `alice:phone`. An anonymous client beside users may have
+    /// `anonymous:` and more. Where all clients are anonymous, each may have any client id.
     #[default]
     Own,
-    /// Every client id that does not belong to another user.
+    /// Every client id whose part before the first `:` is not the name of another user. Users with tokens are not known before they
+    /// log in: with them, use this only if the tokens have the claim `client_id`.
     Any,
 }
 
@@ -108,7 +110,11 @@ impl Login {
         let Answer::Known(identity) = self.identify(&credentials).await? else { return Ok(None) };
         let is_allowed = match (&identity.client, &identity.user) {
             (Some(client), _) => **client == *request.client.as_str(),
-            (None, Some(user)) => self.may_have(request.client.as_str(), Some(user)),
+            (None, Some(user)) => {
+                *user.as_ref() != *ANONYMOUS_NAME
+                    && !user.contains(SEPARATOR)
+                    && self.may_have(request.client.as_str(), Some(user))
+            }
             (None, None) => false,
         };
         Ok(Some(identity).filter(|_| is_allowed))
@@ -116,50 +122,54 @@ impl Login {
 
     /// The client id of somebody who logs in; an error that says why there is none.
     fn client_id(&self, request: &AuthRequest<'_>, identity: &Identity) -> Result<ClientId, String> {
-        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
+        let asked = request.mqtt().map(|mqtt| mqtt.client_id);
         let user = identity.user.as_deref();
-        let parsed = match (&identity.client, asked) {
-            (Some(fixed), Some(asked)) if **fixed != *asked => {
-                return Err(format!("the client id of this user must be {fixed:?}"));
+        let parsed = match (&identity.client, asked, user) {
+            (Some(fixed), Some(asked), _) if !asked.is_empty() && **fixed != *asked => {
+                return Err(format!("the client id of this user must be {fixed}"));
             }
-            (Some(fixed), _) => ClientId::parse(fixed),
-            (None, Some(asked)) if !self.may_have(asked, user) => return Err(not_yours(user)),
-            (None, Some(asked)) => ClientId::parse(asked),
-            (None, None) => match user {
-                Some(user) => request.client_id(user),
-                None => random("anonymous"),
-            },
+            (Some(fixed), ..) => ClientId::parse(fixed),
+            (None, _, Some(user)) if user == ANONYMOUS_NAME || user.contains(SEPARATOR) => {
+                return Err("a user name has no colon and is not \"anonymous\"".to_owned());
+            }
+            (None, None, Some(user)) => ClientId::parse(user),
+            (None, None | Some(""), user) => random(user.unwrap_or(ANONYMOUS_NAME)),
+            (None, Some(asked), user) if !self.may_have(asked, user) => return Err(self.not_yours(user)),
+            (None, Some(asked), _) => ClientId::parse(asked),
         };
         parsed.map_err(|error| error.to_string())
     }
 
     /// Whether a user, or with `None` an anonymous client, may have this client id.
     fn may_have(&self, id: &str, user: Option<&str>) -> bool {
-        let owner = names_in(id).find(|name| self.sources.iter().any(|source| source.has_user(name)));
-        let is_own = user.is_none_or(|user| names_in(id).any(|name| name == user));
-        match owner {
-            Some(owner) => Some(owner) == user,
-            None => self.client_ids == ClientIds::Any || is_own,
+        let owner = id.split(SEPARATOR).next().unwrap_or(id);
+        if user.is_none() && self.sources.len() == 1 {
+            return true; // nobody has a name
+        }
+        let is_free = || self.client_ids == ClientIds::Any && !self.has_user(owner);
+        match user {
+            Some(user) => owner == user || is_free(),
+            None => (owner == ANONYMOUS_NAME && id != owner) || is_free(),
         }
     }
-}
 
-/// The names that a client id may belong to, the longest first: `a-b-c`, `a-b`, `a`.
-fn names_in(id: &str) -> impl Iterator<Item = &str> {
-    let shorter = id.rmatch_indices(SEPARATORS).map(|(end, _)| &id[..end]);
-    std::iter::once(id).chain(shorter)
-}
+    fn has_user(&self, name: &str) -> bool {
+        self.sources.iter().any(|source| source.has_user(name))
+    }
 
-fn not_yours(user: Option<&str>) -> String {
-    match user {
-        Some(user) => format!("this client id is not yours: use {user}, {user}-1 or none"),
-        None => "this client id belongs to a user".to_owned(),
+    fn not_yours(&self, user: Option<&str>) -> String {
+        let name = user.unwrap_or(ANONYMOUS_NAME);
+        let own = if user.is_some() { format!("{name}, ") } else { String::new() };
+        match self.client_ids {
+            ClientIds::Own => format!("this client id is not yours: use {own}{name}:1 or none"),
+            ClientIds::Any => "this client id belongs to another user".to_owned(),
+        }
     }
 }
 
 fn random(name: &str) -> Result<ClientId, jmqt_core::InvalidClientId> {
     let number = getrandom::u64().map_err(|_| jmqt_core::InvalidClientId)?;
-    ClientId::parse(&format!("{name}-{number:016x}"))
+    ClientId::parse(&format!("{name}{SEPARATOR}{number:016x}"))
 }
 
 #[async_trait]
@@ -178,7 +188,12 @@ impl AuthValidator for Login {
                         Some(token) if identity.keeps_token => AuthToken::new(token),
                         _ => {
                             let user = identity.user.as_deref().unwrap_or(ANONYMOUS);
-                            self.tokens.issue_for(&client, user, identity.valid_until)?
+                            self.tokens.issue_for(
+                                &client,
+                                user,
+                                identity.revision.as_deref(),
+                                identity.valid_until,
+                            )?
                         }
                     };
                     return Ok(AuthVerdict::grant(client, token).attach(Arc::new(identity)));
@@ -199,12 +214,15 @@ impl AuthValidator for Login {
 impl ConnValidator for Login {
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
         let (identity, expiry) = match self.tokens.user_of(request.client, request.token) {
-            Ok((expiry, user)) => {
+            Ok((expiry, user, revision)) => {
                 let identity = match request.session::<Identity>() {
                     Some(identity) => Some(identity.clone()),
                     None => self.restore(&user).await?,
                 };
-                (identity, Some(expiry))
+                (
+                    identity.filter(|identity| identity.revision.as_deref() == revision.as_deref()),
+                    Some(expiry),
+                )
             }
             Err(_) => (self.by_token(request).await?, None),
         };

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jmqt_core::ClientId;
-use ring::{hmac, pbkdf2};
+use ring::{digest, hmac, pbkdf2};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -27,6 +27,10 @@ const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5LW5vYm9keQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// The most passwords that are remembered as right.
 const MOST_REMEMBERED: usize = 100_000;
+/// The most iterations of a hash of `mosquitto_passwd`, and the most memory (KiB), passes and lanes of one of argon2: a login must not
+/// hold a core for minutes.
+const MOST_ITERATIONS: u32 = 1_000_000;
+const MOST_COST: [(&str, u32); 3] = [("m", 1 << 20), ("t", 100), ("p", 64)];
 
 /// A file with a user in each line: the name, a colon, and the hash of the password.
 ///
@@ -36,8 +40,8 @@ const MOST_REMEMBERED: usize = 100_000;
 /// ```
 ///
 /// [`PasswordFile::set`] writes such lines, and so does `jmqtd passwd`. Hashes are those of argon2, and those of `mosquitto_passwd`
-/// (`$7$`, PBKDF2), so that a password file of Mosquitto can be used as it is. The file is looked at at most once a second, and
-/// read again when it has changed.
+/// (`$7$`, PBKDF2), so that a password file of Mosquitto can be used as it is. The file is looked at every second, and
+/// read again when it has changed. A token that a client has got does not count any more when its user has another password.
 ///
 /// To check a password takes about 20 ms and 19 MiB of memory, which is the purpose of such hashes. At most as many are
 /// checked at once as there are cores. A password that was right is remembered, as a keyed hash in memory, so that devices that
@@ -104,7 +108,7 @@ impl PasswordFile {
         Ok(Self { users, checks: Arc::new(Semaphore::new(cores)), remembered: Arc::default() })
     }
 
-    /// Reads the file now. It is read by itself within a second or two after it has changed.
+    /// Reads the file now. It is read by itself within three seconds after it has changed.
     ///
     /// # Errors
     /// As [`open`](Self::open); the users that were read before stay.
@@ -176,24 +180,28 @@ impl IdentitySource for PasswordFile {
         };
         let Some(hash) = self.users.get().get(user).cloned() else {
             // As long as for a user, so that nobody finds out by the time which names are those of users.
-            if credentials.token.is_none() {
-                self.check(NOBODY.into(), password).await?;
-            }
+            self.check(NOBODY.into(), password).await?;
             return Ok(Answer::NotMine);
         };
-        Ok(match self.check(hash, password).await? {
-            true => Answer::Known(Identity::of_user(user)),
+        Ok(match self.check(hash.clone(), password).await? {
+            true => Answer::Known(identity(user, &hash)),
             false => Answer::Refused("wrong password".to_owned()),
         })
     }
 
     async fn restore(&self, user: &str) -> Result<Option<Identity>, BoxError> {
-        Ok(self.has_user(user).then(|| Identity::of_user(user)))
+        Ok(self.users.get().get(user).map(|hash| identity(user, hash)))
     }
 
     fn has_user(&self, user: &str) -> bool {
         self.users.get().contains_key(user)
     }
+}
+
+/// The identity of a user. Its tokens count as long as the password has this hash.
+fn identity(user: &str, hash: &str) -> Identity {
+    let digest = digest::digest(&digest::SHA256, hash.as_bytes());
+    Identity::of_user(user).revision(&STANDARD.encode(&digest.as_ref()[..9]))
 }
 
 /// Pairs of hash and password that were found to belong together, each as a hash with a key of this process.
@@ -273,7 +281,7 @@ fn parse_line(line: &str) -> Result<(&str, &str), String> {
     let is_known = if hash.starts_with("$7$") {
         Pbkdf2::read(hash).is_some()
     } else {
-        hash.starts_with("$argon2") && PasswordHash::new(hash).is_ok()
+        hash.starts_with("$argon2") && PasswordHash::new(hash).is_ok_and(|hash| is_affordable(&hash))
     };
     if is_known {
         return Ok((user, hash));
@@ -281,6 +289,13 @@ fn parse_line(line: &str) -> Result<(&str, &str), String> {
     Err(format!(
         "the password of {user:?} is not a hash of argon2 ($argon2id$...) or of mosquitto_passwd ($7$...); `jmqtd passwd` writes one"
     ))
+}
+
+/// Whether an argon2 hash is complete, and a login with it takes seconds at most.
+fn is_affordable(hash: &PasswordHash) -> bool {
+    let cost =
+        |(name, most): (&'static str, u32)| hash.params.get_decimal(name).is_none_or(|value| value <= most);
+    hash.salt.is_some() && hash.hash.is_some() && MOST_COST.into_iter().all(cost)
 }
 
 /// Whether this is the password of this hash. Takes as long as the hash demands.
@@ -306,7 +321,8 @@ impl Pbkdf2 {
         if parts.next().is_some() || hash.len() != 64 {
             return None;
         }
-        Some(Self { iterations: iterations.parse().ok()?, salt, hash })
+        let iterations: std::num::NonZeroU32 = iterations.parse().ok()?;
+        (iterations.get() <= MOST_ITERATIONS).then_some(Self { iterations, salt, hash })
     }
 
     fn is_of(&self, password: &[u8]) -> bool {
@@ -316,6 +332,8 @@ impl Pbkdf2 {
 
 /// Replaces the line of a user, adds one, or with `None` removes it. Returns whether the user was in the file.
 fn edit(path: &Path, user: &str, line: Option<&str>) -> Result<bool, EditError> {
+    // A link stays one.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let failed = |source| EditError::File { path: path.to_owned(), source };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -344,7 +362,7 @@ fn edit(path: &Path, user: &str, line: Option<&str>) -> Result<bool, EditError> 
     Ok(was_there)
 }
 
-/// Writes a file beside this one and gives it the name: whoever reads sees the old content or the new one. The permissions of an
+/// Writes a file beside this one and gives it the name: whoever reads sees the old content or the new one. Owner and permissions of an
 /// existing file stay; a new one can be read by its owner alone.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -352,6 +370,15 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     if let Ok(metadata) = fs::metadata(path) {
         file.as_file().set_permissions(metadata.permissions())?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt as _, fchown};
+
+            let made = file.as_file().metadata()?;
+            if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
+                fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
+            }
+        }
     }
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
@@ -442,9 +469,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_lines_and_without_what_may_be_a_password() {
-        let text = "alice:hunter2\nhunter2\n\n# fine\n:$argon2id$\nbob:$6$c2FsdA==$aGFzaA==\n";
+        let text = "alice:hunter2\nhunter2\n\n# fine\n:$argon2id$\nbob:$6$c2FsdA==$aGFzaA==\ncarol:$argon2id$\n\
+            dora:$argon2id$v=19$m=19456,t=4294967295,p=1$bm9ib2R5LW5vYm9keQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
         let problems: Vec<_> = parse(text).unwrap_err().iter().map(Problem::to_string).collect();
-        assert_eq!(problems.len(), 4, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
         assert!(problems[0].starts_with("line 1: the password of \"alice\" is not a hash"), "{problems:?}");
         assert!(problems[1].starts_with("line 2: expected NAME:HASH"), "{problems:?}");
         assert!(problems[2].starts_with("line 5: a user name has"), "{problems:?}");

@@ -4,12 +4,17 @@ mod parse;
 mod pattern;
 mod tree;
 
+use std::collections::HashMap;
+
 use jmqt_core::{ChannelKind, ChannelName, ClientId};
 use jmqt_mqtt::{client_to_topic, name_to_topic};
 
 use super::watched::Problem;
 use pattern::{Expanded, Pattern};
 use tree::Tree;
+
+/// A filter for which more pairs of rules would have to be compared is not allowed.
+const MOST_COMPARISONS: usize = 100_000;
 
 /// What a client wants to do with a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +41,15 @@ pub enum Access {
 ///
 /// A pattern is an MQTT filter: `+` is one level, `#` all levels from there on. `%u` in it is the name of the user, `%c` the client
 /// id. Channels are written as MQTT topics are: the point-to-point channel of a client is `$p2p/ID`, a channel `a#b` is `a%23b`.
-/// Wildcards at the beginning do not match names that begin with `$`. A name with space in it is in double quotes.
+/// Wildcards and names at the beginning do not match topics that begin with `$`. A name with space in it is in double quotes.
 ///
 /// Of the rules that match, the one with the most specific pattern decides: level by level from the left, text is more specific
 /// than `+`, and `+` is more specific than `#`. Of rules with equally specific patterns, one for a client comes before one for a user,
 /// this before one for anonymous clients, and this before one for all; of two alike, `deny` decides. The order of the lines has no
 /// meaning.
 ///
-/// A subscription with wildcards is allowed if every channel that it matches may be read.
+/// A subscription with wildcards is allowed if every channel that it matches may be read. With very many rules that deny parts of it, it
+/// is not.
 ///
 /// ```
 /// use jmqt_server::ready::{Access, Rules};
@@ -62,6 +68,10 @@ pub enum Access {
 pub struct Rules {
     rules: Vec<Rule>,
     tree: Tree,
+    /// The rules whose pattern begins with this text.
+    by_first: HashMap<Box<str>, Vec<usize>>,
+    /// The rules whose pattern begins with a wildcard or a name.
+    by_any: Vec<usize>,
 }
 
 /// Text that is not rules.
@@ -152,11 +162,16 @@ impl Rules {
     }
 
     fn new(rules: Vec<Rule>) -> Self {
-        let mut tree = Tree::default();
+        let (mut tree, mut by_any) = (Tree::default(), Vec::new());
+        let mut by_first: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
             tree.insert(&rule.pattern, index);
+            match rule.pattern.first_text() {
+                Some(text) => by_first.entry(text.into()).or_default().push(index),
+                None => by_any.push(index),
+            }
         }
-        Self { rules, tree }
+        Self { rules, tree, by_first, by_any }
     }
 
     /// The number of rules.
@@ -205,22 +220,37 @@ impl Rules {
     #[must_use]
     pub fn allow_filter(&self, user: Option<&str>, client: &ClientId, filter: &str) -> bool {
         let asker = Asker { user, client: client.as_str() };
-        let rules = || {
-            let rules = self.rules.iter().filter(|rule| rule.is_for(asker, Access::Read));
-            rules.filter_map(|rule| Some((rule, rule.pattern.of(asker)?)))
-        };
-        let covers_all = |(rule, pattern): &(&Rule, Expanded<'_>)| rule.allows && pattern.covers(filter);
+        let rules = self.beginning_like(filter, asker);
+        if !rules.iter().any(|(rule, pattern)| rule.allows && pattern.covers(filter)) {
+            return false;
+        }
+        let denying: Vec<_> =
+            rules.iter().filter(|(rule, pattern)| !rule.allows && pattern.overlaps(filter)).collect();
+        if denying.len().saturating_mul(rules.len()) > MOST_COMPARISONS {
+            return false;
+        }
         // No rule that denies may decide about a channel of the filter: one that allows must cover the same channels and come first.
-        let is_outdone = |denying: &Rule, denied: &Expanded<'_>| {
-            rules().filter(|(rule, _)| rule.allows).any(|(allowing, allowed)| {
+        denying.iter().all(|(denying, denied)| {
+            rules.iter().filter(|(rule, _)| rule.allows).any(|(allowing, allowed)| {
                 let order = allowed.cmp_specific(denied).then_with(|| allowing.rank().cmp(&denying.rank()));
                 order.is_gt() && (allowed.covers(filter) || allowed.covers_pattern(denied))
             })
+        })
+    }
+
+    /// The rules for who asks that may match a topic of a filter.
+    fn beginning_like<'r>(&'r self, filter: &str, asker: Asker<'r>) -> Vec<(&'r Rule, Expanded<'r>)> {
+        let of = |rule: &'r Rule| {
+            let is_for = rule.is_for(asker, Access::Read);
+            is_for.then(|| rule.pattern.of(asker)).flatten().map(|pattern| (rule, pattern))
         };
-        rules().any(|rule| covers_all(&rule))
-            && rules()
-                .filter(|(rule, pattern)| !rule.allows && pattern.overlaps(filter))
-                .all(|(rule, pattern)| is_outdone(rule, &pattern))
+        match filter.split('/').next() {
+            Some(first) if !matches!(first, "+" | "#") => {
+                let same = self.by_first.get(first).into_iter().flatten();
+                same.chain(&self.by_any).filter_map(|index| of(&self.rules[*index])).collect()
+            }
+            _ => self.rules.iter().filter_map(of).collect(),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -12,13 +13,16 @@ use crate::validators::{
     BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SubRequest, SubValidator, Verdict,
 };
 
-/// A [`SubValidator`] and [`PubValidator`] that decides by the [`Rules`] of a file, which is looked at at most once a second, and read
+/// A token that has ended is good for this time, in which the server ends the session.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+/// A [`SubValidator`] and [`PubValidator`] that decides by the [`Rules`] of a file, which is looked at every second, and read
 /// again when it has changed.
 ///
 /// It decides for the [`Identity`] of the session, which [`Login`](super::Login) attaches. A session without one is that of an
 /// anonymous client. If the identity has rules of its own, from a token, these decide, and not those of the file.
 ///
-/// A change of the file does not end subscriptions that exist.
+/// A change of the file does not end subscriptions that exist. The rules decide about a will when its client connects.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
@@ -39,7 +43,7 @@ impl RulesFile {
         Watched::open(path, |text| Rules::parse(text).map(Arc::new).map_err(|invalid| invalid.0)).map(Self)
     }
 
-    /// Reads the file now. It is read by itself within a second or two after it has changed.
+    /// Reads the file now. It is read by itself within three seconds after it has changed.
     ///
     /// # Errors
     /// As [`open`](Self::open); the rules that were read before stay.
@@ -55,6 +59,13 @@ impl RulesFile {
 
     /// What the rules for this identity say about a user.
     fn allows(&self, identity: Option<&Identity>, decide: impl FnOnce(&Rules, Option<&str>) -> bool) -> bool {
+        // The client may have authenticated again, with a token that ends before its session does.
+        if identity
+            .and_then(|identity| identity.valid_until)
+            .is_some_and(|end| SystemTime::now() > end + LEEWAY)
+        {
+            return false;
+        }
         match identity {
             Some(Identity { user, rules: Some(own), .. }) => decide(own, user.as_deref()),
             Some(Identity { user, .. }) => decide(&self.0.get(), user.as_deref()),
@@ -83,6 +94,8 @@ impl SubValidator for RulesFile {
     }
 
     async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+        // A packet may have thousands of filters: others are served in between.
+        tokio::task::yield_now().await;
         Ok(verdict(self.allows(request.session::<Identity>(), |rules, user| {
             rules.allow_filter(user, request.client, request.filter)
         })))
@@ -92,7 +105,12 @@ impl SubValidator for RulesFile {
 #[async_trait]
 impl PubValidator for RulesFile {
     async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
-        let is_allowed = self.allows(request.session::<Identity>(), |rules, user| {
+        let identity = request.session::<Identity>();
+        // A will was allowed when its client connected. Its connection is gone when it is published.
+        if request.is_will && identity.is_none() {
+            return Ok(PubVerdict::Allow);
+        }
+        let is_allowed = self.allows(identity, |rules, user| {
             rules.allow(user, request.client, Access::Write, request.channel)
         });
         Ok(if is_allowed { PubVerdict::Allow } else { PubVerdict::NOT_ALLOWED })

@@ -5,9 +5,9 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-/// A file is looked at when it is used, at most this often.
+/// How often a file is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A file that cannot be used.
@@ -79,10 +79,13 @@ struct Inner<T> {
     seen: Mutex<Seen>,
 }
 
-/// When the file was looked at, and as what it was found.
+/// As what the file was found.
+#[derive(Debug, Default)]
 struct Seen {
-    at: Instant,
-    stamp: Option<Stamp>,
+    /// As it was when its content was read.
+    read: Option<Stamp>,
+    /// As it was at the last look.
+    last: Option<Stamp>,
 }
 
 /// What changes when a file is written or replaced.
@@ -110,67 +113,68 @@ impl<T> Clone for Watched<T> {
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the file.
+    /// Reads the file, and from then on looks at it every second, in a thread of its own, until the last clone is dropped.
     pub(super) fn open(
         path: impl Into<PathBuf>,
         parse: impl Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync + 'static,
     ) -> Result<Self, FileError> {
         let path = path.into();
+        let watched = Self::read(path.clone(), parse)?;
+        let inner = Arc::downgrade(&watched.0);
+        let look = move || {
+            std::thread::sleep(INTERVAL);
+            inner.upgrade().map(|inner| Self(inner).look())
+        };
+        let thread = std::thread::Builder::new().name("jmqt-files".to_owned());
+        let started = thread.spawn(move || while look().is_some() {});
+        started.map_err(|source| FileError::Unreadable { path, source })?;
+        Ok(watched)
+    }
+
+    /// Reads the file.
+    fn read(
+        path: PathBuf,
+        parse: impl Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync + 'static,
+    ) -> Result<Self, FileError> {
         let (stamp, content) = read(&path, &parse)?;
-        let seen = Mutex::new(Seen { at: Instant::now(), stamp: Some(stamp) });
+        let seen = Mutex::new(Seen { read: Some(stamp), last: Some(stamp) });
         let content = RwLock::new(Arc::new(content));
         Ok(Self(Arc::new(Inner { file: Some((path, Box::new(parse))), content, seen })))
     }
 
     /// Content without a file.
     pub(super) fn fixed(content: T) -> Self {
-        let seen = Mutex::new(Seen { at: Instant::now(), stamp: None });
-        Self(Arc::new(Inner { file: None, content: RwLock::new(Arc::new(content)), seen }))
+        Self(Arc::new(Inner { file: None, content: RwLock::new(Arc::new(content)), seen: Mutex::default() }))
     }
 
-    /// The content. If the file has not been looked at for a second, a separate thread looks at it, and the next call has what
-    /// it found: nobody waits for a disk.
+    /// The content.
     pub(super) fn get(&self) -> Arc<T> {
-        if self.is_due() {
-            let this = self.clone();
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn_blocking(move || this.look())),
-                Err(_) => self.look(),
-            }
-        }
         Arc::clone(&self.0.content.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the file now, changed or not. After an error the earlier content stays.
     pub(super) fn reload(&self) -> Result<(), FileError> {
         let Some((path, parse)) = &self.0.file else { return Ok(()) };
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (stamp, content) = read(path, parse)?;
-        seen.stamp = Some(stamp);
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Seen { read: Some(stamp), last: Some(stamp) };
         *self.0.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
         Ok(())
     }
 
-    fn is_due(&self) -> bool {
-        // Somebody who holds the lock is looking.
-        let Ok(mut seen) = self.0.seen.try_lock() else { return false };
-        let is_due = self.0.file.is_some() && seen.at.elapsed() >= INTERVAL;
-        if is_due {
-            seen.at = Instant::now();
-        }
-        is_due
-    }
-
-    /// Reads the file if it has changed. A mistake in it is logged once for each change.
+    /// Reads the file if it has changed, and not since the last look: then nobody is writing it. A mistake in it is logged once for
+    /// each change.
     fn look(&self) {
         let Some((path, _)) = &self.0.file else { return };
         let stamp = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
         {
             let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.stamp == stamp {
+            let is_settled = std::mem::replace(&mut seen.last, stamp) == stamp;
+            if seen.read == stamp || !is_settled {
                 return;
             }
-            seen.stamp = stamp;
+            // Also if it cannot be used: that is said once.
+            seen.read = stamp;
         }
         match self.reload() {
             Ok(()) => tracing::info!(target: "jmqt::app", "{} was read again", path.display()),
@@ -181,7 +185,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 }
 
-/// Reads a file, and warns if everybody on this machine can.
+/// Reads a file.
 fn read<T>(path: &Path, parse: &Parse<T>) -> Result<(Stamp, T), FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(unreadable)?;
@@ -216,8 +220,9 @@ mod tests {
         text.trim().parse().map_err(|_| vec![Problem::in_line(1, "expected a number")])
     }
 
-    /// As [`Watched::get`] a second later.
+    /// The content after two looks.
     fn later(watched: &Watched<u32>) -> u32 {
+        watched.look();
         watched.look();
         *watched.get()
     }
@@ -227,7 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
         fs::write(&path, "1").unwrap();
-        let watched = Watched::open(&path, number).unwrap();
+        let watched = Watched::read(path.clone(), number).unwrap();
         assert_eq!(later(&watched), 1);
         fs::write(&path, "22").unwrap();
         assert_eq!(later(&watched), 22);
@@ -239,11 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_only_when_it_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let watched = Watched::read(path.clone(), number).unwrap();
+        let look = |text: &str| {
+            fs::write(&path, text).unwrap();
+            watched.look();
+            *watched.get()
+        };
+        assert_eq!((look("22"), look("333")), (1, 1), "somebody is writing");
+        watched.look();
+        assert_eq!(*watched.get(), 333);
+    }
+
+    #[test]
     fn the_earlier_content_stays_while_the_file_has_a_mistake_or_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
         fs::write(&path, "1").unwrap();
-        let watched = Watched::open(&path, number).unwrap();
+        let watched = Watched::read(path.clone(), number).unwrap();
         fs::write(&path, "one").unwrap();
         assert_eq!(later(&watched), 1);
         let error = watched.reload().unwrap_err();

@@ -28,8 +28,8 @@ pub struct PubRequest<'a> {
     pub qos: Qos,
     /// `rt`.
     pub retain: Retain,
-    /// The message is the will of an MQTT client: asked when the client connects, and again when its connection was lost
-    /// and the will is published.
+    /// The message is the will of an MQTT client: asked when the client connects, with the data that `auth` has attached as session
+    /// data, and again when its connection was lost and the will is published, without session data.
     pub is_will: bool,
     /// The handle of the server.
     pub server: &'a ServerHandle,

@@ -220,8 +220,9 @@ async fn will(
     };
     let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
     let will = NewWill { channel, data, qos, retain, delay };
-    let info = session.info;
-    let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, &will))).await?;
+    let (info, attached) = (session.info, session.attached.clone());
+    let data = attached.as_ref().and_then(|attached| attached.data_for(id));
+    let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, data, &will))).await?;
     let refused = (ReasonCode::NOT_AUTHORIZED, "the application refuses the will");
     ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(refused) })
 }

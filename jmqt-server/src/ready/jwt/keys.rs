@@ -20,6 +20,9 @@ use x509_cert::spki::SubjectPublicKeyInfoRef;
 /// The shortest secret in bytes: as long as the signature.
 const SHORTEST_SECRET: usize = 32;
 
+/// 2,048 bits.
+const SHORTEST_RSA: usize = 256;
+
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
@@ -101,19 +104,13 @@ struct NamedKey {
 }
 
 impl JwtKeys {
-    /// Reads what a file has: PEM with public keys; a JSON Web Key, or a set of them; or else a secret, without the space around it.
+    /// Reads public keys as PEM, or a JSON Web Key, or a set of them. A damaged key is never taken for a secret.
     ///
     /// # Errors
     /// [`InvalidKey`], which does not quote the text.
     pub fn read(text: &str) -> Result<Self, InvalidKey> {
         let text = text.trim();
-        if text.starts_with('{') {
-            Self::of_json(text)
-        } else if text.contains("-----BEGIN") {
-            Self::of_pem(text)
-        } else {
-            Self::of_secret(text.as_bytes())
-        }
+        if text.starts_with('{') { Self::of_json(text) } else { Self::of_pem(text) }
     }
 
     /// A secret for HS256.
@@ -216,6 +213,7 @@ fn verifier_of_secret(secret: &[u8]) -> Result<Verifier, InvalidKey> {
 
 fn verifier_of_jwk(key: &JsonWebKey<'_>) -> Result<Verifier, InvalidKey> {
     match key {
+        JsonWebKey::Rsa { modulus, .. } if modulus.len() < SHORTEST_RSA => Err(short_rsa()),
         JsonWebKey::Rsa { modulus, public_exponent, .. } => {
             Ok(Verifier::Rsa(RsaPublicKeyComponents { n: modulus.to_vec(), e: public_exponent.to_vec() }))
         }
@@ -235,6 +233,10 @@ fn verifier_of_jwk(key: &JsonWebKey<'_>) -> Result<Verifier, InvalidKey> {
     }
 }
 
+fn short_rsa() -> InvalidKey {
+    InvalidKey::Kind("an RSA key with less than 2,048 bits".to_owned())
+}
+
 /// The secret of a JSON Web Key, which the library shows only as JSON.
 fn symmetric(key: &JsonWebKey<'_>) -> Result<Verifier, InvalidKey> {
     let json = serde_json::to_value(key).map_err(|_| InvalidKey::Kind("a secret".to_owned()))?;
@@ -248,6 +250,7 @@ fn verifier_of_der(der: &[u8]) -> Result<Verifier, InvalidKey> {
     let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|error| InvalidKey::Pem(error.to_string()))?;
     let key = info.subject_public_key.raw_bytes().to_vec();
     match info.algorithm.oid {
+        RSA if key.len() < SHORTEST_RSA => Err(short_rsa()),
         RSA => Ok(Verifier::RsaDer(key)),
         EC if info.algorithm.parameters_oid().is_ok_and(|curve| curve == P256) => Ok(Verifier::P256(key)),
         EC => Err(InvalidKey::Kind("a key of another curve than P-256".to_owned())),

@@ -40,7 +40,7 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("jwt.key");
 /// # std::fs::write(&path, "0123456789abcdef0123456789abcdef")?;
-/// let login = JwtLogin::open(path)?.issuer("https://login.example.com").audience("chat");
+/// let login = JwtLogin::open_secret(path)?.issuer("https://login.example.com").audience("chat");
 /// let login = JwtLogin::new(JwtKeys::of_secret(b"0123456789abcdef0123456789abcdef")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -64,15 +64,27 @@ impl JwtLogin {
         Self { keys: Watched::fixed(keys), issuer: None, audience: None }
     }
 
-    /// Reads the keys from a file, in a form that [`JwtKeys::read`] takes. The file is looked at at most once a second, and read again
-    /// when it has changed.
+    /// Reads public keys from a file, in a form that [`JwtKeys::read`] takes. The file is looked at every second, and read again when it
+    /// has changed.
     ///
     /// # Errors
     /// [`FileError`] says what is wrong with the file.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
-        let path = path.into();
-        let keys = Watched::open(path.clone(), |text| {
-            JwtKeys::read(text).map_err(|error| vec![Problem::of_file(error.to_string())])
+        Self::open_as(path.into(), JwtKeys::read)
+    }
+
+    /// As [`open`](Self::open), for a file with a secret, without the space around it. Warns in the log if every user of the machine can
+    /// read it.
+    ///
+    /// # Errors
+    /// [`FileError`] says what is wrong with the file.
+    pub fn open_secret(path: impl Into<PathBuf>) -> Result<Self, FileError> {
+        Self::open_as(path.into(), |text| JwtKeys::of_secret(text.trim().as_bytes()))
+    }
+
+    fn open_as(path: PathBuf, read: fn(&str) -> Result<JwtKeys, InvalidKey>) -> Result<Self, FileError> {
+        let keys = Watched::open(path.clone(), move |text| {
+            read(text).map_err(|error| vec![Problem::of_file(error.to_string())])
         })?;
         if keys.get().has_secret() {
             warn_if_public(&path);

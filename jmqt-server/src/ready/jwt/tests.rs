@@ -198,7 +198,9 @@ fn tokens_that_are_changed_unsigned_or_of_another_secret_are_refused() {
 #[test]
 fn files_without_a_key_are_refused_without_their_text() {
     for (text, beginning) in [
-        ("hunter2", "the secret has 7 bytes"),
+        ("hunter2", "expected one or more"),
+        ("0123456789abcdef0123456789abcdef", "expected one or more"),
+        ("[{\"kty\":\"RSA\"}]", "expected one or more"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "expected one or more"),
         ("{\"keys\":[]}", "expected a JSON Web Key"),
         ("{hunter2", "expected a JSON Web Key"),
@@ -208,6 +210,7 @@ fn files_without_a_key_are_refused_without_their_text() {
         let error = JwtKeys::read(text).unwrap_err().to_string();
         assert!(error.starts_with(beginning) && !error.contains("hunter2"), "{error}");
     }
+    assert_eq!(JwtKeys::of_secret(b"hunter2").unwrap_err(), InvalidKey::TooShort(7));
     let secret = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET)}).to_string();
     let login = JwtLogin::new(JwtKeys::read(&secret).unwrap());
     assert!(login.user_of(&of_secret(&json!({"sub": "a", "exp": EXPIRY})), at(EXPIRY)).is_ok());

@@ -25,7 +25,8 @@ fn rule(line: &str) -> Result<Rule, String> {
     let allows = match words.next()? {
         Some("allow") => true,
         Some("deny") => false,
-        other => return Err(unexpected("`allow` or `deny`", other)),
+        // Not quoted: it may be a line of a file with passwords.
+        _ => return Err("expected `allow` or `deny` at the beginning".to_owned()),
     };
     let who = match words.next()? {
         Some("all") => Who::All,

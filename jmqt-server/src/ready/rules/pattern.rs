@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use jmqt_mqtt::Filter;
+use jmqt_mqtt::{Filter, client_to_topic};
 
 use super::Asker;
 
@@ -39,6 +39,11 @@ impl Pattern {
         Ok(Self { text: text.into() })
     }
 
+    /// The first level if it is text: only filters with the same one, or with a wildcard, are of interest then.
+    pub(super) fn first_text(&self) -> Option<&str> {
+        self.levels().next().filter(|level| !matches!(*level, "+" | "#") && !is_template(level))
+    }
+
     /// The levels as they are written.
     pub(super) fn levels(&self) -> impl Iterator<Item = &str> {
         self.text.split('/')
@@ -46,12 +51,17 @@ impl Pattern {
 
     /// The pattern for who asks; `None` if it has `%u` and the client is anonymous.
     pub(super) fn of<'a>(&'a self, asker: Asker<'a>) -> Option<Expanded<'a>> {
-        let level = |level: &'a str| match level {
+        let level = |(index, level): (usize, &'a str)| match level {
             "#" => Some(Level::Rest),
             "+" => Some(Level::One),
-            _ => Some(Level::Text(expand(level, asker)?)),
+            _ => {
+                let text = expand(level, asker)?;
+                // A name never makes a topic of the server's own.
+                let is_own = index == 0 && is_template(level) && text.starts_with('$');
+                (!is_own).then_some(Level::Text(text))
+            }
         };
-        self.levels().map(level).collect::<Option<Vec<_>>>().map(Expanded)
+        self.levels().enumerate().map(level).collect::<Option<Vec<_>>>().map(Expanded)
     }
 }
 
@@ -60,7 +70,7 @@ pub(super) fn is_template(level: &str) -> bool {
     level.contains("%u") || level.contains("%c")
 }
 
-/// A level with the names of who asks. They are text and never wildcards, and a name with `/` never fits into one level. `None` if
+/// A level with the names of who asks, as parts of a topic. They are text and never wildcards, and a name with `/` never fits into one level. `None` if
 /// it has `%u` and the client is anonymous.
 pub(super) fn expand<'a>(level: &'a str, asker: Asker<'_>) -> Option<Cow<'a, str>> {
     if !is_template(level) {
@@ -71,10 +81,10 @@ pub(super) fn expand<'a>(level: &'a str, asker: Asker<'_>) -> Option<Cow<'a, str
         text.push_str(&rest[..at]);
         rest = &rest[at..];
         if let Some(behind) = rest.strip_prefix("%u") {
-            text.push_str(asker.user?);
+            text.push_str(&client_to_topic(asker.user?));
             rest = behind;
         } else if let Some(behind) = rest.strip_prefix("%c") {
-            text.push_str(asker.client);
+            text.push_str(&client_to_topic(asker.client));
             rest = behind;
         } else {
             text.push('%');

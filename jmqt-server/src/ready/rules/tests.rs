@@ -79,6 +79,28 @@ fn names_in_patterns_are_those_of_the_client_and_never_wildcards() {
 }
 
 #[test]
+fn a_name_never_makes_another_topic_of_a_pattern() {
+    let rules = rules("allow all both %u/own\nallow all both home/%u\nallow all both $p2p/%c");
+    assert!(!may_read(&rules, "$SYS", "$SYS/own") && !may(&rules, "$p2p", "c", Access::Write, "#own"));
+    assert!(!may_filter(&rules, "$SYS", "$SYS/own"));
+    // The topic of the channel `home/a#b` is `home/a%23b`.
+    assert!(may_read(&rules, "a#b", "home/a#b"));
+    assert!(!may_read(&rules, "%23", "home/#") && !may_read(&rules, "a%23b", "home/a#b"));
+    assert!(may(&rules, "u", "c", Access::Write, "#c") && !may(&rules, "u", "c", Access::Write, "#d"));
+}
+
+#[test]
+fn a_filter_with_too_many_denying_rules_is_refused() {
+    let pairs = |count: usize| {
+        let lines = (0..count).map(|n| format!("deny all read d/{n}\nallow user u read d/{n}\n"));
+        rules(&format!("allow all read d/#\n{}", lines.collect::<String>()))
+    };
+    assert!(may_filter(&pairs(100), "u", "d/#"));
+    assert!(!may_filter(&pairs(1000), "u", "d/#"));
+    assert!(may_filter(&pairs(1000), "u", "d/7/#"), "only rules that overlap count");
+}
+
+#[test]
 fn point_to_point_channels_and_names_with_wildcard_characters_are_written_as_topics() {
     let rules = rules("allow all write $p2p/+\ndeny all write $p2p/boss\nallow all read a%23b");
     assert!(may(&rules, "u", "c", Access::Write, "#bob") && !may(&rules, "u", "c", Access::Write, "#boss"));
@@ -118,7 +140,7 @@ fn mistakes_are_named_with_their_lines() {
         allow all read a/#/b\nallow user \"bob read a\nallow all read $share/g/a\n";
     let error = Rules::parse(text).unwrap_err().to_string();
     let lines: Vec<_> = error.lines().collect();
-    assert_eq!(lines[0], "line 2: expected `allow` or `deny`, found \"allov\"");
+    assert_eq!(lines[0], "line 2: expected `allow` or `deny` at the beginning");
     assert_eq!(
         lines[1],
         "line 3: expected `all`, `anonymous`, `user NAME` or `client ID`, found \"everybody\""
@@ -183,7 +205,7 @@ fn slowly(rules: &Rules, asker: Asker<'_>, topic: &str) -> bool {
 
 proptest! {
     #[test]
-    fn the_tree_decides_as_comparing_all_rules_does(text in texts(), user in "[ab]?") {
+    fn the_tree_decides_as_comparing_all_rules_does(text in texts(), user in "([ab]|[$]x)?") {
         let rules = rules(&text);
         let asker = Asker { user: named(&user), client: "c" };
         for topic in topics() {
@@ -193,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn an_allowed_filter_matches_nothing_that_is_denied(text in texts(), filter in patterns(), user in "[ab]?") {
+    fn an_allowed_filter_matches_nothing_that_is_denied(text in texts(), filter in patterns(), user in "([ab]|[$]x)?") {
         let rules = rules(&text);
         let filter = filter.replace("%u", "b");
         if may_filter(&rules, &user, &filter) {

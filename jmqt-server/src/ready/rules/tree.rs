@@ -50,7 +50,7 @@ impl Tree {
         asker: Asker<'_>,
         choose: impl Fn(&mut dyn Iterator<Item = usize>) -> Option<T>,
     ) -> Option<T> {
-        // Wildcards at the beginning do not match a `$` there.
+        // Wildcards and names at the beginning do not match a `$` there.
         find_below(&[self], Some(topic), asker, !topic.starts_with('$'), &choose)
     }
 }
@@ -74,7 +74,8 @@ fn find_below<T>(
         Some((level, behind)) => (level, Some(behind)),
         None => (topic, None),
     };
-    let text: Vec<&Tree> = trees.iter().flat_map(|tree| tree.behind_text(level, asker)).collect();
+    let text: Vec<&Tree> =
+        trees.iter().flat_map(|tree| tree.behind_text(level, asker, matches_wildcards)).collect();
     let found = find_below(&text, behind, asker, true, choose);
     if found.is_some() || !matches_wildcards {
         return found;
@@ -85,9 +86,14 @@ fn find_below<T>(
 
 impl Tree {
     /// The trees behind a level of text.
-    fn behind_text<'t>(&'t self, level: &str, asker: Asker<'_>) -> impl Iterator<Item = &'t Self> {
-        let templates =
-            self.templates.iter().filter(move |(of, _)| expand(of, asker).as_deref() == Some(level));
+    fn behind_text<'t>(
+        &'t self,
+        level: &str,
+        asker: Asker<'_>,
+        with_templates: bool,
+    ) -> impl Iterator<Item = &'t Self> {
+        let is_level = move |(of, _): &&(Box<str>, Self)| expand(of, asker).as_deref() == Some(level);
+        let templates = self.templates.iter().filter(move |_| with_templates).filter(is_level);
         self.text.get(level).into_iter().chain(templates.map(|(_, tree)| tree))
     }
 }

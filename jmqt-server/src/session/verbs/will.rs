@@ -13,7 +13,7 @@ use crate::context::Shared;
 use crate::hub::{DueWill, NewWill};
 use crate::message::{Body, Data, Message};
 use crate::store::WillKey;
-use crate::validators::{Asked, PubData, PubRequest, PubVerdict, asking, let_go, poll_guarded};
+use crate::validators::{Asked, PubData, PubRequest, PubVerdict, SessionData, asking, let_go, poll_guarded};
 
 /// The pause before a will that could not be published is tried again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -23,14 +23,15 @@ const REMEMBERED: usize = 1024;
 /// The most reads of one look.
 const LOOKS: usize = 64;
 
-/// Asks the application whether a client may leave this will.
+/// Asks the application whether a client may leave this will. `data` is what `auth` has attached for the client.
 pub(crate) async fn is_will_allowed(
     shared: &Shared,
     connection: ConnectionInfo,
     client: &ClientId,
+    data: Option<&SessionData>,
     will: &NewWill,
 ) -> bool {
-    allowed(shared, connection, client, &will.message(client)).await.is_some()
+    allowed(shared, connection, client, data, &will.message(client)).await.is_some()
 }
 
 /// Asks the pub validator. Returns the data to publish; `None` if the will is refused.
@@ -38,6 +39,7 @@ async fn allowed(
     shared: &Shared,
     connection: ConnectionInfo,
     client: &ClientId,
+    data: Option<&SessionData>,
     will: &Message,
 ) -> Option<Data> {
     let view = PubData::new(Body::Bytes(will.data.as_bytes(), will.data.attributes()));
@@ -50,7 +52,7 @@ async fn allowed(
         retain: will.retain,
         is_will: true,
         server: &shared.handle,
-        session: None.into(),
+        session: data.into(),
     };
     let mut question = asking(|| shared.validators.publish.validate_pub(&request));
     let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
@@ -149,7 +151,7 @@ async fn publish(shared: &Shared, will: DueWill) -> Option<WillKey> {
     // Permissions may have changed since the client left it.
     let key = will.key().clone();
     let client = &key.client;
-    let Some(data) = allowed(shared, will.connection, client, &will.message).await else {
+    let Some(data) = allowed(shared, will.connection, client, None, &will.message).await else {
         shared.hub.refuse_will(will).await;
         return None;
     };
