@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use super::{Snippet, in_language, root};
 
 /// Programs of others that documents may call.
-const PROGRAMS: [&str; 16] = [
+const PROGRAMS: [&str; 17] = [
     "cat",
     "cd",
     "chmod",
+    "cp",
     "echo",
     "install",
     "mariadb",
