@@ -71,7 +71,7 @@ test('the error names the right port if TCP and WebSocket ports are exchanged', 
   const server = await startServer(t);
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${server.wsPort}`), {
     status: 9,
-    message: /8012/,
+    message: /4501 BAD_PACKETS: this port is for WebSockets/,
   });
   // The TCP port answers HTTP with 400.
   await assert.rejects(auth(t, `ws://127.0.0.1:${server.tcpPort}`), {

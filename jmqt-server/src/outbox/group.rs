@@ -685,7 +685,10 @@ impl Outbox {
         if state.others.has_untold() {
             group.tell(&self.context);
         }
-        !state.dirty.is_empty() && self.lock_writer_first()
+        let is_dirty = !state.dirty.is_empty();
+        // The outbox of a group is locked before the group, and never after it.
+        drop(state);
+        is_dirty && self.lock_writer_first()
     }
 
     fn lock_writer_first(&self) -> bool {
@@ -844,10 +847,12 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
+    use jmqt_core::Payload;
+
     use super::*;
-    use crate::message::Data;
+    use crate::message::{Body, Data};
     use crate::store::Epoch;
-    use crate::wire::IdSpace;
+    use crate::wire::{IdSpace, PushesBuilder};
 
     /// The context of a server, whose process has this number.
     pub(super) fn context(process: u32) -> Arc<OutboxContext> {
@@ -888,6 +893,24 @@ mod tests {
         assert!(member.outbox.insert_subscription(&member));
         group.join(&member, Persistence::Temporary);
         member
+    }
+
+    #[test]
+    fn a_group_takes_messages_of_both_qos_at_the_same_time() {
+        let context = context(1);
+        let of_group = group(&context, 1, &Arc::default());
+        let _member = member(&of_group.0, "m", 10);
+        let channel = ChannelName::parse("a").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    let mut pushes = PushesBuilder::new(&channel, None, Body::Json(Payload::NULL));
+                    pushes.push(Body::Json(Payload::NULL));
+                    of_group.0.push(&of_group.1, &pushes.finish(), Flush::Later);
+                }
+            });
+            scope.spawn(|| (0..20_000).for_each(|_| publish(&of_group)));
+        });
     }
 
     /// Publishes a message to channel `a`.
