@@ -43,7 +43,7 @@ const MOST_COST: [(&str, u32); 3] = [("m", 1 << 20), ("t", 100), ("p", 64)];
 /// (`$7$`, PBKDF2), so that a password file of Mosquitto can be used as it is. The file is looked at every second, and
 /// read again when it has changed. A token that a client has got does not count any more when its user has another password.
 ///
-/// To check a password takes about 20 ms and 19 MiB of memory, which is the purpose of such hashes. At most as many are
+/// To check a password takes a core for a while, and 19 MiB of memory, which is the purpose of such hashes. At most as many are
 /// checked at once as there are cores. A password that was right is remembered, as a keyed hash in memory, so that devices that
 /// reconnect do not wait.
 #[derive(Clone)]
