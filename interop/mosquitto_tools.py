@@ -1,12 +1,15 @@
 """mosquitto_pub, mosquitto_sub and mosquitto_rr: a process for each publish and for each subscriber."""
 
 import asyncio
+import contextlib
 import re
 
 from base import DEADLINE, Answer, Client, Message, Properties
 
 # Payload and properties as hexadecimal digits or words without spaces: a message is one line.
 FORMAT = r'message %q %r %t %x|%C|%R|%D|%E|%F|%S|%P'
+# How long mosquitto_sub may take to end after a signal.
+SIGNAL_DEADLINE = 5
 VERSIONS = {'3.1': 'mqttv31', '3.1.1': 'mqttv311', '5': 'mqttv5'}
 
 
@@ -173,14 +176,33 @@ class MosquittoTools(Client):
         if self.process is None:
             return
         process, self.process = self.process, None
-        if process.returncode is None:
-            process.kill() if kill else process.terminate()
-        async with asyncio.timeout(DEADLINE):
+        # mosquitto_sub waits for itself for ever when a signal comes while it sends: its handler takes the lock of what
+        # is to be sent. So it gets no signal where it leaves by itself, and elsewhere it is killed if it hangs.
+        if kill:
+            send(process.kill)
+        elif not self.leaves_at_once:
+            send(process.terminate)
+        if not await self.has_ended(process, DEADLINE if self.leaves_at_once else SIGNAL_DEADLINE):
+            send(process.kill)
+            ended = await self.has_ended(process, DEADLINE)
+            if self.leaves_at_once or not ended:
+                raise TimeoutError('mosquitto_sub did not end')
+
+    async def has_ended(self, process, seconds):
+        done, _ = await asyncio.wait([self.reading], timeout=seconds)
+        if done:
             await self.reading
             await process.wait()
+        return bool(done)
 
     async def disconnect(self):
         await self.stop()
 
     async def lose(self):
         await self.stop(kill=True)
+
+
+def send(signal):
+    """Sends a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        signal()
