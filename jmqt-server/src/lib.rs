@@ -124,6 +124,8 @@ pub mod tokens;
 mod transport;
 mod upgrade;
 mod validators;
+#[cfg(feature = "ready")]
+mod watched;
 mod wire;
 
 pub use async_trait::async_trait;

@@ -29,8 +29,8 @@ mod login;
 mod password_file;
 mod rules;
 mod rules_file;
-mod watched;
 
+pub use crate::watched::{FileError, Problem};
 pub use anonymous::Anonymous;
 pub use identity::{Answer, Credentials, Identity, IdentitySource};
 pub use jwt::{InvalidKey, JwtKeys, JwtLogin};
@@ -38,4 +38,3 @@ pub use login::{ClientIds, Login};
 pub use password_file::{EditError, InvalidUserName, PasswordFile};
 pub use rules::{Access, InvalidRules, Rules};
 pub use rules_file::RulesFile;
-pub use watched::{FileError, Problem};

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::identity::{Answer, Credentials, Identity, IdentitySource};
-use super::watched::{FileError, Problem, Watched, warn_if_public};
 use crate::validators::BoxError;
+use crate::watched::{FileError, Problem, Watched, warn_if_public};
 
 /// The longest user name, in bytes.
 const LONGEST_NAME: usize = 200;

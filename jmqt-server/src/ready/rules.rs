@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use jmqt_core::{ChannelKind, ChannelName, ClientId};
 use jmqt_mqtt::{client_to_topic, name_to_topic};
 
-use super::watched::Problem;
+use crate::watched::Problem;
 use pattern::{Expanded, Pattern};
 use tree::Tree;
 

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 
 use super::identity::Identity;
 use super::rules::{Access, Rules};
-use super::watched::{FileError, Watched};
 use crate::validators::{
     BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SubRequest, SubValidator, Verdict,
 };
+use crate::watched::{FileError, Watched};
 
 /// A token that has ended is good for this time, in which the server ends the session.
 const LEEWAY: Duration = Duration::from_secs(30);

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::identity::{Answer, Credentials, Identity, IdentitySource};
 use super::rules::Rules;
-use super::watched::{FileError, Problem, Watched, warn_if_public};
 use crate::validators::BoxError;
+use crate::watched::{FileError, Problem, Watched, warn_if_public};
 
 pub use keys::{InvalidKey, JwtKeys};
 

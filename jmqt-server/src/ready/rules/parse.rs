@@ -2,7 +2,7 @@
 
 use super::pattern::Pattern;
 use super::{Rule, Who};
-use crate::ready::watched::Problem;
+use crate::watched::Problem;
 
 /// Reads the lines, or names every mistake.
 pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {

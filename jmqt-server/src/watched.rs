@@ -43,11 +43,11 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn in_line(line: usize, text: impl Into<String>) -> Self {
+    pub(crate) fn in_line(line: usize, text: impl Into<String>) -> Self {
         Self { line: Some(line), text: text.into() }
     }
 
-    pub(super) fn of_file(text: impl Into<String>) -> Self {
+    pub(crate) fn of_file(text: impl Into<String>) -> Self {
         Self { line: None, text: text.into() }
     }
 }
@@ -71,7 +71,7 @@ fn listed(path: &Path, problems: &[Problem]) -> String {
 type Parse<T> = dyn Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync;
 
 /// A file and its content. Cheap to clone; all clones see the same content.
-pub(super) struct Watched<T>(Arc<Inner<T>>);
+pub(crate) struct Watched<T>(Arc<Inner<T>>);
 
 struct Inner<T> {
     file: Option<(PathBuf, Box<Parse<T>>)>,
@@ -114,7 +114,7 @@ impl<T> Clone for Watched<T> {
 
 impl<T: Send + Sync + 'static> Watched<T> {
     /// Reads the file, and from then on looks at it every second, in a thread of its own, until the last clone is dropped.
-    pub(super) fn open(
+    pub(crate) fn open(
         path: impl Into<PathBuf>,
         parse: impl Fn(&str) -> Result<T, Vec<Problem>> + Send + Sync + 'static,
     ) -> Result<Self, FileError> {
@@ -143,17 +143,17 @@ impl<T: Send + Sync + 'static> Watched<T> {
     }
 
     /// Content without a file.
-    pub(super) fn fixed(content: T) -> Self {
+    pub(crate) fn fixed(content: T) -> Self {
         Self(Arc::new(Inner { file: None, content: RwLock::new(Arc::new(content)), seen: Mutex::default() }))
     }
 
     /// The content.
-    pub(super) fn get(&self) -> Arc<T> {
+    pub(crate) fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.content.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the file now, changed or not. After an error the earlier content stays.
-    pub(super) fn reload(&self) -> Result<(), FileError> {
+    pub(crate) fn reload(&self) -> Result<(), FileError> {
         let Some((path, parse)) = &self.0.file else { return Ok(()) };
         let (stamp, content) = read(path, parse)?;
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,7 +195,7 @@ fn read<T>(path: &Path, parse: &Parse<T>) -> Result<(Stamp, T), FileError> {
 }
 
 /// Warns if everybody on this machine can read a file with secrets.
-pub(super) fn warn_if_public(path: &Path) {
+pub(crate) fn warn_if_public(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
