@@ -88,6 +88,8 @@ class Client:
     cannot: dict = {}
     # The shortest that it accepts, in seconds.
     shortest_keep_alive = 2
+    # Whether all messages of a client are published on one connection.
+    keeps_connection = True
 
     def __init__(self, place: Place, version: str, login: Login):
         self.place, self.version, self.login = place, version, login

@@ -17,6 +17,7 @@ class MosquittoTools(Client):
     label = 'mosquitto_pub, _sub'
     versions = ('3.1', '3.1.1', '5')
     shortest_keep_alive = 5
+    keeps_connection = False
     cannot = {
         'present': 'do not tell session present',
         'options': 'have no option for it',

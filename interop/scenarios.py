@@ -65,6 +65,11 @@ class Stage:
                     await client.lose()
 
 
+def ordered(numbers, publisher):
+    """What came with QoS 0. From several connections it has no order: a publisher does not know when it has been read."""
+    return numbers if publisher.keeps_connection else sorted(numbers)
+
+
 @scenario('QoS 0, 1, 2')
 async def each_qos_in_both_directions(stage):
     publisher = await stage.client('pub')
@@ -80,8 +85,10 @@ async def each_qos_in_both_directions(stage):
         # Many of each, in order.
         for number in range(30):
             await publisher.publish(topic, str(number).encode(), granted)
-        for number in range(30):
-            equal((await subscriber.message()).payload, str(number).encode(), 'the order')
+        got = [int((await subscriber.message()).payload) for _ in range(30)]
+        if granted == 0:
+            got = ordered(got, publisher)
+        equal(got, list(range(30)), 'the order')
 
 
 @scenario('retained')
@@ -338,9 +345,11 @@ async def a_client_that_takes_one_message_at_a_time(stage):
         await publisher.publish(topic, str(number).encode(), number % 3)
     got = [await device.message() for _ in range(12)]
     # Only messages with a QoS above 0 keep their order among each other.
-    for kind in (lambda qos: qos == 0, lambda qos: qos > 0):
-        numbers = [int(message.payload) for message in got if kind(message.qos)]
-        equal(numbers, [number for number in range(12) if kind(number % 3)], 'the messages')
+    for at_least_once in (False, True):
+        numbers = [int(message.payload) for message in got if (message.qos > 0) == at_least_once]
+        if not at_least_once:
+            numbers = ordered(numbers, publisher)
+        equal(numbers, [number for number in range(12) if (number % 3 > 0) == at_least_once], 'the messages')
 
 
 @scenario('200 KB')
