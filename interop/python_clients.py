@@ -158,6 +158,21 @@ class Paho(Client):
         published = self.paho.publish(topic, payload, qos, retain, packed)
         return await self.answer(published.mid)
 
+    async def publish_while_offline(self, topic, count):
+        """Publishes with QoS 2 before it is connected, and then connects as often as it must. paho-mqtt sends all of them
+        after CONNACK, and more than the receive maximum of the server."""
+        published = [self.future(self.paho.publish(topic, str(number), 2).mid) for number in range(count)]
+        everything = asyncio.gather(*published)
+        while not everything.done():
+            reason = (await self.connect()).reason
+            assert reason == 0, f'the reason of the CONNACK is {reason}'
+            ended = asyncio.ensure_future(self.ended.wait())
+            await asyncio.wait((everything, ended), return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            if self.ended.is_set():
+                self.paho.loop_stop()
+                self.ended.clear()
+
     async def disconnect(self):
         self.paho.disconnect()
         async with asyncio.timeout(DEADLINE):

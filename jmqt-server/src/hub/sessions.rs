@@ -534,6 +534,11 @@ impl Hub {
         }
     }
 
+    /// Waits, for a limited time, until the operations of a client are carried out.
+    pub(crate) async fn settle_publishes(&self, client: &ClientId) {
+        self.settle_source(Order::Of(self.source_of(client))).await;
+    }
+
     /// Waits, for a limited time, until the operations before this place in the order are carried out.
     async fn settle_source(&self, order: Order<'_>) {
         let (reply, carried_out) = oneshot::channel();

@@ -22,6 +22,7 @@ mod held;
 mod packet_ids;
 mod position;
 mod queue;
+mod received;
 mod resume;
 mod settling;
 mod stamps;

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use jmqt_core::ClientId;
 
+use super::received::Received;
 use crate::message::PushId;
 use crate::store::{ChannelKey, LogPlace, Sent, SentStep, Seq, Stamp};
 use crate::wire::PacketId;
@@ -82,7 +83,7 @@ pub(super) struct PacketIds {
     turn: u64,
     sent: HashMap<PacketId, Unanswered, foldhash::fast::RandomState>,
     /// QoS 2 publishes of the client that it has not released.
-    received: HashSet<PacketId, foldhash::fast::RandomState>,
+    received: Received,
     /// The QoS 1 messages that wait for the store. Others must not overtake them.
     to_record_first: usize,
     /// Created on first use.
@@ -712,7 +713,7 @@ impl PacketIds {
 
     /// Records a QoS 2 publish of the client, which may have so many unreleased ones.
     pub(super) fn receive(&mut self, id: PacketId, maximum: u16) -> Reception {
-        if self.received.contains(&id) {
+        if self.received.contains(id) {
             return Reception::Repeated;
         }
         if self.received.len() >= usize::from(maximum) {
@@ -724,21 +725,17 @@ impl PacketIds {
 
     /// Inserts the publishes of earlier connections.
     pub(super) fn restore_received(&mut self, ids: &[PacketId]) {
-        self.received.extend(ids);
+        ids.iter().for_each(|id| self.received.insert(*id));
     }
 
     /// Returns `true` if the client has not released this publish.
     pub(super) fn is_received(&self, id: PacketId) -> bool {
-        self.received.contains(&id)
+        self.received.contains(id)
     }
 
     /// The client has released its publish, or it was refused; returns `false` if it is unknown.
     pub(super) fn release(&mut self, id: PacketId) -> bool {
-        let was_there = self.received.remove(&id);
-        if self.received.is_empty() {
-            self.received = HashSet::default(); // an idle session is small
-        }
-        was_there
+        self.received.remove(id)
     }
 }
 

@@ -14,12 +14,13 @@ use super::{Client, answer, control, fail, of_packet, reason_string};
 use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::log_limit::log_limited;
 use crate::message::Body;
 use crate::outbox::Reception;
 use crate::session::verbs::Publication;
 use crate::session::{Session, verbs};
 use crate::validators::PubData;
-use crate::wire::{PublishReceipt, ReceiptRef, mqtt_reason};
+use crate::wire::{PacketId, PublishReceipt, ReceiptRef, mqtt_reason};
 
 /// The topic aliases that a client may use (3.2.2.3.8).
 pub(super) const TOPIC_ALIASES: u16 = 32;
@@ -36,14 +37,16 @@ pub(super) async fn handle_publish(
         Err((reason, problem)) => return fail(shared, session, client, reason, problem),
     };
     if let Delivery::ExactlyOnce { id: packet, .. } = publish.delivery {
-        match session.outbox.receive(packet, shared.limits.receive_maximum) {
+        let mut reception = receive(shared, session, client, packet);
+        if reception == Reception::TooMany {
+            // Releases may be on their way to the store.
+            Box::pin(verbs::settle(shared, session, id)).await?;
+            reception = receive(shared, session, client, packet);
+        }
+        match reception {
             Reception::New => {}
             Reception::Repeated => return repeat(shared, session, id, publish).await,
-            Reception::TooMany => {
-                let problem =
-                    "more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM)";
-                return fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem);
-            }
+            Reception::TooMany => return too_many(shared, session, client),
         }
     }
     let topic: &str = topic.as_deref().unwrap_or(publish.topic);
@@ -88,6 +91,21 @@ pub(super) async fn handle_publish(
         Ok(()) => CONTINUE,
         Err(status) => refuse(shared, session, client, id, publish, Refusal::of(status)).await,
     }
+}
+
+/// Records a QoS 2 publish. A client before MQTT 5 cannot be told a limit: it may use all packet identifiers.
+fn receive(shared: &Shared, session: &Session, client: &Client, packet: PacketId) -> Reception {
+    let maximum = if client.version == Version::V5 { shared.limits.receive_maximum } else { u16::MAX };
+    session.outbox.receive(packet, maximum)
+}
+
+/// Ends the connection of a client that ignores the receive maximum. The publishes before are answered, so that the client
+/// releases them when it comes back (3.3.4).
+fn too_many(shared: &Shared, session: &Session, client: &mut Client) -> Flow {
+    let limit = shared.limits.receive_maximum;
+    log_limited!(info, target: "jmqt::session", client = session.name(), remote = %session.info.remote, limit, "closing a connection: more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM), which the client was told");
+    let problem = "more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM)";
+    fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem)
 }
 
 /// The topic of an alias, or `None` if the packet has the topic itself. A topic with an alias is remembered.

@@ -214,6 +214,14 @@ pub(crate) async fn refuse_in_order(
     ControlFlow::Continue(session.wait(pin!(submitting)).await?.is_ok())
 }
 
+/// Waits, for a limited time, until the earlier publishes and releases of the client are answered.
+pub(crate) async fn settle(shared: &Shared, session: &mut Session, client: &ClientId) -> Flow {
+    if !session.outbox.has_unsettled() {
+        return CONTINUE;
+    }
+    session.wait(pin!(shared.hub.settle_publishes(client))).await
+}
+
 /// Releases a QoS 2 publish. It is acknowledged when the store does not have its packet identifier any more.
 pub(crate) async fn release(
     shared: &Shared,

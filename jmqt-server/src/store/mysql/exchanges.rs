@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::sync::LazyLock;
 
+use futures_util::TryStreamExt as _;
 use jmqt_core::ClientId;
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
@@ -128,8 +129,13 @@ impl MySqlStore {
 /// With a lock, which waits for the last commit of a node that has died.
 async fn read(connection: &mut MySqlConnection, client: &ClientId) -> Result<Exchanges, StoreError> {
     let sql = "SELECT packet_id FROM received WHERE client_id = ? LOCK IN SHARE MODE";
-    let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(&mut *connection).await?;
-    let received = found.iter().map(|row| packet(row, 0)).collect::<Result<_, _>>()?;
+    let mut received = Vec::new();
+    let mut found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch(&mut *connection);
+    // One at a time, because there may be 65,535.
+    while let Some(row) = found.try_next().await? {
+        received.push(packet(&row, 0)?);
+    }
+    drop(found);
     let sql = "SELECT packet_id, turn, channel_id, seq, released FROM sent WHERE client_id = ? \
         LOCK IN SHARE MODE";
     let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(connection).await?;

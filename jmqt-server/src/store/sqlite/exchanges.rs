@@ -97,8 +97,9 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        let sql = "SELECT packet_id, NULL, NULL, NULL, NULL FROM received WHERE client_id = ?1 UNION ALL \
-            SELECT * FROM (SELECT packet_id, turn, channel_id, seq, released FROM sent \
+        // One row with all packet identifiers, because there may be 65,535.
+        let sql = "SELECT NULL, NULL, NULL, NULL, NULL, group_concat(packet_id) FROM received WHERE client_id = ?1 \
+            UNION ALL SELECT *, NULL FROM (SELECT packet_id, turn, channel_id, seq, released FROM sent \
             WHERE client_id = ?1 ORDER BY turn)";
         let found = limited(async {
             let mut reader = self.reader().await?;
@@ -106,11 +107,13 @@ impl SqliteStore {
         });
         let mut exchanges = Exchanges::default();
         for row in found.await? {
-            let packet = packet(&row, 0)?;
-            if row.try_get::<Option<i64>, _>(1)?.is_none() {
-                exchanges.received.push(packet);
+            if row.try_get::<Option<i64>, _>(0)?.is_none() {
+                if let Some(list) = row.try_get::<Option<&str>, _>(5)? {
+                    exchanges.received = list.split(',').map(listed_packet).collect::<Result<_, _>>()?;
+                }
                 continue;
             }
+            let packet = packet(&row, 0)?;
             let (key, seq) = (rows::key(&row, 2)?, rows::seq(&row, 3)?);
             exchanges.sent.push(Sent {
                 client: client.clone(),
@@ -145,6 +148,10 @@ impl SqliteStore {
 fn packet(row: &SqliteRow, column: usize) -> Result<NonZeroU16, StoreError> {
     let number = u16::try_from(rows::count(row, column)?).ok();
     number.and_then(NonZeroU16::new).ok_or(StoreError::Corrupt { what: "packet identifier" })
+}
+
+fn listed_packet(number: &str) -> Result<NonZeroU16, StoreError> {
+    number.parse().map_err(|_| StoreError::Corrupt { what: "packet identifier" })
 }
 
 fn add_received(values: &mut SqliteArguments, &(client, packet): &Received<'_>) -> Result<(), BoxDynError> {

@@ -8,6 +8,7 @@ use jmqt_mqtt::{
 
 use super::{Device, Login, VERSIONS, id, start};
 use crate::support::TestServer;
+use tokio::io::AsyncWriteExt as _;
 
 const fn persistent(name: &str) -> Login<'_> {
     Login { clean: false, expiry: 1000, ..Login::of(name) }
@@ -153,6 +154,80 @@ async fn the_publishes_of_earlier_connections_count_for_the_receive_maximum() {
     publish(&mut sender, 129, false).await;
     sender.publish("news", b"x", delivery(130, false), false).await;
     assert_eq!(sender.ended().await, Some(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+}
+
+/// Sends what some clients send after CONNACK: PUBREL for the publishes after `complete` up to `received`, and all others up to
+/// `last`.
+async fn send_all(device: &mut Device, complete: u16, received: u16, last: u16) {
+    let mut all = Vec::new();
+    for number in complete + 1..=last {
+        let payload = number.to_string();
+        let (delivery, properties) = (delivery(number, true), Properties::EMPTY);
+        let publish =
+            Publish { delivery, retain: false, topic: "news", properties, payload: payload.as_bytes() };
+        let packet = if number > received { Packet::Publish(publish) } else { Packet::PubRel(done(number)) };
+        packet.encode(device.version, &mut all).unwrap();
+    }
+    device.stream.write_all(&all).await.unwrap();
+}
+
+/// Reads the answers to PUBREL for the identifiers from `first` to `received`, and to publishes up to `last`.
+async fn expect_answers(device: &mut Device, first: u16, received: u16, last: u16) {
+    for number in first..=last {
+        let expected = match number <= received {
+            true => Packet::PubComp(done(number)),
+            false => Packet::PubRec(done(number)),
+        };
+        device.next(|packet| assert_eq!(packet, expected)).await;
+    }
+}
+
+#[tokio::test] // 4.3.3, 4.4: such a client cannot be told a receive maximum
+async fn a_client_before_mqtt_5_may_leave_any_number_of_publishes_unreleased() {
+    const ALL: u16 = 1500;
+    let server = start().await;
+    for (login, is_kept) in [(Login::of("clean"), false), (persistent("kept"), true)] {
+        let mut reader = Device::new(&server, Version::V3_1_1, Login::of("reader")).await;
+        reader.subscribe("news", Qos::AtMostOnce).await;
+        let mut sender = Device::new(&server, Version::V3_1_1, login).await;
+        send_all(&mut sender, 0, 0, ALL).await;
+        expect_answers(&mut sender, 1, 0, ALL).await;
+        if is_kept {
+            drop(sender);
+            sender = again(&server, Version::V3_1_1, login).await.0;
+            send_all(&mut sender, 0, 700, ALL).await;
+            expect_answers(&mut sender, 1, 700, ALL).await;
+        }
+        send_all(&mut sender, 0, ALL, ALL).await;
+        expect_answers(&mut sender, 1, ALL, ALL).await;
+        for number in 1..=ALL {
+            assert_eq!(reader.message().await.1, number.to_string().as_bytes());
+        }
+        reader.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // 3.3.4, 4.4
+async fn a_client_that_ignores_the_receive_maximum_comes_on_with_each_connection() {
+    const ALL: u16 = 500;
+    let server = start().await;
+    let mut reader = Device::new(&server, Version::V5, Login::of("reader")).await;
+    reader.subscribe("news", Qos::AtMostOnce).await;
+    let (mut complete, mut received) = (0, 0);
+    while received < ALL {
+        let (mut sender, _) = again(&server, Version::V5, persistent("sender")).await;
+        send_all(&mut sender, complete, received, ALL).await;
+        let answered = (received + 128).min(ALL);
+        expect_answers(&mut sender, complete + 1, received, answered).await;
+        if answered < ALL {
+            assert_eq!(sender.ended().await, Some(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+        }
+        (complete, received) = (received, answered);
+    }
+    for number in 1..=ALL {
+        assert_eq!(reader.message().await.1, number.to_string().as_bytes());
+    }
+    reader.expect_nothing().await;
 }
 
 /// A packet that a subscriber receives.
