@@ -15,8 +15,8 @@ use crate::wire;
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
 
-/// Starts it with all listeners the run may need, its database in the temporary folder, everything else at
-/// its default: QoS 1 is fsynced.
+/// Starts it with all listeners the run may need, its database in the temporary folder, no limit of retained messages of
+/// one client, everything else at its default: QoS 1 is fsynced.
 pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, Endpoint)> {
     let folder = tempfile::tempdir_in(&places.scratch)?;
     let [socket, websocket, tls_socket, tls_websocket, mqtt] = free_addresses()?;
@@ -29,6 +29,8 @@ pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, End
         .env("JMQT_SOCKET_PORT", socket.port().to_string())
         .env("JMQT_WEBSOCKET_PORT", websocket.port().to_string())
         .env("JMQT_SQLITE_PATH", folder.path().join("jmqt.db"))
+        // One client publishes the 100,000 retained messages of a row.
+        .env("JMQT_MAX_RETAINED_PER_CLIENT", "0")
         .env("JMQT_LOG_MODE", "ERR");
     let (address, tls) = match listener {
         Listener::Socket => (socket, None),
