@@ -98,6 +98,11 @@ counters! {
     retained_refused,
     /// Persistent subscriptions removed because their client did not return within SESSION_EXPIRY_SECONDS.
     subscriptions_expired,
+    /// Subscriptions ended because they were not allowed any more when they were validated again.
+    subscriptions_withdrawn,
+    /// Sessions that were closed because their clients were not allowed any more, and `conn` refused because the client id
+    /// belongs to another user.
+    sessions_refused,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
     validator_failures,
     /// Stored QoS 1 messages for which a `StoredNotifier` was not called, because it was too slow.

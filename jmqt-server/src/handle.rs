@@ -14,7 +14,7 @@ use jmqt_core::{
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::counters::CountersSnapshot;
 use crate::disconnect::Disconnect;
-use crate::hub::{Hub, Recorded};
+use crate::hub::{Hub, Recorded, Revalidated};
 use crate::message::{Data, Message};
 
 pub(crate) use detached::Detached;
@@ -338,6 +338,55 @@ impl ServerHandle {
             return true;
         }
         hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client, &disconnect))
+    }
+
+    /// Validates a session again, because its permissions have changed: asks
+    /// [`ConnValidator::validate_again`](crate::ConnValidator::validate_again) whether it may go on, and the
+    /// [`SubValidator`](crate::SubValidator) about each of its subscriptions, also those that the application has made, and ends those
+    /// that are refused. The client is not told; no message follows. On any node; if the client is not connected,
+    /// its subscriptions are validated when its session resumes, before anything is delivered.
+    ///
+    /// A question without an answer changes nothing, and is counted in [`Revalidated::failed`]. While a session is validated
+    /// its other requests wait.
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn left_the_team(server: &ServerHandle, alice: &ClientId) -> Result<(), BoxError> {
+    /// let found = server.revalidate(alice).await?;
+    /// println!("{} subscriptions ended", found.ended);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`HandleError::Store`].
+    pub async fn revalidate(&self, client: &ClientId) -> Result<Revalidated, HandleError> {
+        match &self.side {
+            Side::Live(hub) => Ok(hub.revalidate(client).await?),
+            Side::Detached(_) => Ok(Revalidated::default()),
+        }
+    }
+
+    /// As [`revalidate`](Self::revalidate), for all clients: those of this node a few at a time before this returns, those of
+    /// other nodes soon, and those that are not connected when their sessions resume. With very many sessions this takes
+    /// a while, so that the validators and the store are not flooded. The result is that of this node.
+    ///
+    /// # Errors
+    /// [`HandleError::Store`].
+    pub async fn revalidate_all(&self) -> Result<Revalidated, HandleError> {
+        match &self.side {
+            Side::Live(hub) => Ok(hub.revalidate_all().await?),
+            Side::Detached(_) => Ok(Revalidated::default()),
+        }
+    }
+
+    /// As [`revalidate`](Self::revalidate), for the clients that are connected to this node. Enough if each node does so, and
+    /// the validator has a [revision](crate::SubValidator::revision) for those that are not connected.
+    pub async fn revalidate_here(&self) -> Revalidated {
+        match &self.side {
+            Side::Live(hub) => hub.revalidate_all_here().await,
+            Side::Detached(_) => Revalidated::default(),
+        }
     }
 
     /// Deletes a channel's retained message; returns `false` if there is none.

@@ -135,6 +135,7 @@ pub use counters::CountersSnapshot;
 pub use disconnect::Disconnect;
 pub use exit::exit_code;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
+pub use hub::Revalidated;
 pub use jmqt_core::{
     AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,
     InvalidPayload, Payload, Persistence, Qos, Retain, StatusCode,
@@ -152,8 +153,8 @@ pub use validators::{
     CloseNotice, CloseNotifier, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply,
     ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, ExchangeRequest, FilterRequest, Grant,
     MqttConnect, OpenNotice, OpenNotifier, PubData, PubRequest, PubValidator, PubVerdict, Replacement,
-    Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnexpectedData, UnsubRequest,
-    UnsubValidator, Verdict,
+    SessionRequest, Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnexpectedData,
+    UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// The code in the README compiles.

@@ -77,7 +77,11 @@ struct Inner<T> {
     file: Option<(PathBuf, Box<Parse<T>>)>,
     content: RwLock<Arc<T>>,
     seen: Mutex<Seen>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
 }
+
+/// Called after the content has changed.
+type Listener = dyn Fn() + Send + Sync;
 
 /// As what the file was found.
 #[derive(Debug, Default)]
@@ -94,15 +98,20 @@ struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
+    /// Of the content, the name or the permissions: nobody can set it.
+    changed: (i64, i64),
 }
 
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        let (inode, changed) = {
+            use std::os::unix::fs::MetadataExt as _;
+            (metadata.ino(), (metadata.ctime(), metadata.ctime_nsec()))
+        };
         #[cfg(not(unix))]
-        let inode = 0;
-        Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode }
+        let (inode, changed) = (0, (0, 0));
+        Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode, changed }
     }
 }
 
@@ -139,17 +148,33 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let (stamp, content) = read(&path, &parse)?;
         let seen = Mutex::new(Seen { read: Some(stamp), last: Some(stamp) });
         let content = RwLock::new(Arc::new(content));
-        Ok(Self(Arc::new(Inner { file: Some((path, Box::new(parse))), content, seen })))
+        let listeners = Mutex::default();
+        Ok(Self(Arc::new(Inner { file: Some((path, Box::new(parse))), content, seen, listeners })))
     }
 
     /// Content without a file.
     pub(crate) fn fixed(content: T) -> Self {
-        Self(Arc::new(Inner { file: None, content: RwLock::new(Arc::new(content)), seen: Mutex::default() }))
+        let (content, seen) = (RwLock::new(Arc::new(content)), Mutex::default());
+        Self(Arc::new(Inner { file: None, content, seen, listeners: Mutex::default() }))
     }
 
     /// The content.
     pub(crate) fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Calls this each time after the file was read again.
+    pub(crate) fn on_change(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(listener));
+    }
+
+    /// What differs after each change of the file, also if it then has an earlier content again.
+    pub(crate) fn version(&self) -> String {
+        let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.read.map_or_else(String::new, |stamp| {
+            let Stamp { modified: _, bytes, inode, changed: (seconds, nanoseconds) } = stamp;
+            format!("{bytes} {inode} {seconds} {nanoseconds}")
+        })
     }
 
     /// Reads the file now, changed or not. After an error the earlier content stays.
@@ -159,6 +184,9 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = Seen { read: Some(stamp), last: Some(stamp) };
         *self.0.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+        drop(seen);
+        let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        listeners.iter().for_each(|listener| listener());
         Ok(())
     }
 

@@ -238,6 +238,8 @@ pub(crate) enum Control {
         number: u64,
         answer: Answer,
     },
+    /// Validates all sessions of the receiver and their subscriptions again.
+    RevalidateAll,
     /// Closes a client's connection for the application.
     Disconnect {
         client: String,
@@ -316,6 +318,10 @@ pub(crate) enum Request {
     Subscriptions {
         client: String,
     },
+    /// Validates the session of a client and its subscriptions again.
+    Revalidate {
+        client: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,6 +331,7 @@ pub(crate) enum Answer {
     Existed(bool),
     /// Channels, and the persistence of each subscription.
     Subscriptions(Vec<(String, bool)>),
+    Revalidated(Revalidated),
     /// The client is not connected there.
     NotHere,
     /// The request has been carried out as far as possible: the node cannot reach the database, and leaves the
@@ -334,6 +341,15 @@ pub(crate) enum Answer {
     Failed,
     /// The node is busy: repeat the request.
     Busy,
+}
+
+/// What a node has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revalidated {
+    pub(crate) sessions: u64,
+    pub(crate) ended: u64,
+    pub(crate) closed: u64,
+    pub(crate) failed: u64,
 }
 
 /// The received bytes are not a message of a node of this cluster and version.

@@ -24,7 +24,7 @@ pub(crate) use events::BusEvents;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
     Answer, Because, Body, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Origin, Presence,
-    Request, Share, Speaker, connection_info,
+    Request, Revalidated, Share, Speaker, connection_info,
 };
 #[cfg(feature = "redis")]
 pub(crate) use redis::RedisBus;

@@ -29,9 +29,10 @@ impl From<HubError> for HandleError {
         match error {
             HubError::Store | HubError::Unknown | HubError::NoRoom => Self::Store,
             HubError::TooManyRetained => Self::TooManyRetained,
-            HubError::SessionEnded | HubError::Superseded | HubError::TooManyTakeovers(_) => {
-                Self::NotConnected
-            }
+            HubError::SessionEnded
+            | HubError::Superseded
+            | HubError::TooManyTakeovers(_)
+            | HubError::OfAnotherOwner => Self::NotConnected,
         }
     }
 }

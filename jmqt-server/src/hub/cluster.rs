@@ -322,6 +322,11 @@ impl Cluster {
         true
     }
 
+    /// Lets the other nodes validate their sessions again.
+    pub(super) fn revalidate_elsewhere(&self) {
+        self.bus.broadcast(&Control::RevalidateAll);
+    }
+
     /// The disconnect reason for a session that was called off.
     pub(super) fn why_called_off(&self) -> Disconnect {
         match self.condemned.load(Ordering::Acquire) {

@@ -45,6 +45,11 @@ pub(super) fn share_of(name: &ChannelName) -> Option<Filter<'_>> {
     Filter::parse(name.as_str()).ok()
 }
 
+/// The filter of a subscription or share; `None` for a subscription to one channel.
+pub(crate) fn filter_behind(name: &ChannelName) -> Option<Filter<'_>> {
+    filter_of(name).or_else(|| share_of(name))
+}
+
 /// The filter of a subscription as the store keeps it; `None` for a subscription to one channel.
 pub(super) fn stored_filter(name: &ChannelName) -> Option<&str> {
     let filter = name.as_str().strip_prefix(PREFIX);

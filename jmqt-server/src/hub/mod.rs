@@ -20,6 +20,7 @@ mod parked;
 mod publish;
 pub(crate) mod readers;
 mod resume;
+mod revalidate;
 mod sessions;
 mod stored;
 mod subscriptions;
@@ -50,10 +51,11 @@ pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
 pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use fan_out::DirtyOutboxes;
-pub(crate) use filters::{Filters, name_of as name_of_filter};
+pub(crate) use filters::{Filters, filter_behind, name_of as name_of_filter};
 pub(crate) use groups::name_of_share;
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
+pub use revalidate::Revalidated;
 pub(crate) use sessions::{MqttSession, NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
@@ -98,8 +100,9 @@ pub(crate) struct Hub {
     memory_ids: AtomicU64,
     /// Subscriptions whose logs cannot be read now.
     parked: parked::Parked,
-    /// Tasks that read the log for sessions that are behind.
+    /// Tasks that read the log for sessions that are behind, or validate sessions again.
     resumes: TaskTracker,
+    revalidations: revalidate::Revalidations,
 }
 
 /// The receiver of the outcome of an operation.
@@ -146,6 +149,8 @@ pub(crate) enum HubError {
     TooManyRetained,
     #[error("the outbound queues of all clients together are full (MAX_TOTAL_OUTBOUND_BYTES)")]
     NoRoom,
+    #[error("the client id belongs to another user")]
+    OfAnotherOwner,
     #[error("the session has ended")]
     SessionEnded,
     #[error("the client is connecting to another node")]
@@ -193,6 +198,7 @@ impl Hub {
             memory_ids: AtomicU64::new(0),
             parked: parked::Parked::default(),
             resumes: TaskTracker::new(),
+            revalidations: Default::default(),
         }
     }
 
@@ -208,6 +214,8 @@ impl Hub {
             | Operation::UnsubscribeFilter { client, .. }
             | Operation::EndIdleCursor { client, .. }
             | Operation::BeginSession(BeginSession { client, .. })
+            | Operation::SetOwner { client, .. }
+            | Operation::SetChecked { client, .. }
             | Operation::SetExpiry { client, .. } => self.source_of(client),
             Operation::FireWill(fire) => self.source_of(&fire.will.client),
             _ => THE_SERVER,

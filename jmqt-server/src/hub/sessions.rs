@@ -51,6 +51,10 @@ pub(crate) struct NewSession<'a> {
     pub(crate) recorded: Vec<Recorded>,
     /// MAX_TAKEOVERS_PER_SECOND.
     pub(crate) takeovers_per_second: Option<u32>,
+    /// The user to whom the session belongs.
+    pub(crate) owner: Option<Box<str>>,
+    /// The revision of the permissions, for a new session.
+    pub(crate) checked: Option<i64>,
     /// `None`: a JMQT session, which is subscribed to the point-to-point channel of its client from the beginning.
     pub(crate) mqtt: Option<MqttSession>,
 }
@@ -74,6 +78,8 @@ pub(crate) struct OpenedSession {
     pub(crate) is_resumed: bool,
     /// The store knows the session, so its end must be recorded.
     pub(crate) is_stored: bool,
+    /// The revision of the permissions for which the subscriptions of a resumed session were validated.
+    pub(crate) checked: Option<i64>,
     /// The next `conn` of this client waits until the caller has recorded the session.
     pub(crate) claim: Claim,
 }
@@ -134,6 +140,7 @@ struct Restored {
     /// The channels of its subscriptions.
     channels: Vec<ChannelName>,
     is_resumed: bool,
+    checked: Option<i64>,
     begun: Option<Begun>,
     /// The QoS 2 exchanges of earlier connections.
     exchanges: Exchanges,
@@ -162,6 +169,7 @@ impl Hub {
         self: &Arc<Self>,
         new: NewSession<'_>,
     ) -> Result<OpenedSession, HubError> {
+        self.check_owner(&new).await?;
         let claim = self.connections.claim_within(new.client, new.info, new.takeovers_per_second);
         let Ok(claim) = timeout(TAKEOVER_TIMEOUT, claim).await else {
             log_limited!(error, target: "jmqt::session", client = %new.client, "the older session of the client did not end in time");
@@ -186,6 +194,9 @@ impl Hub {
             None => self.janitor.next_generation(),
         };
         new.outbox.set_window(new.window, new.redelivery);
+        if let Some(owner) = &new.owner {
+            new.outbox.set_owner(owner.clone());
+        }
         let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info, generation };
         self.connections.register(&claim, registered);
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
@@ -195,7 +206,7 @@ impl Hub {
             }
             cluster.announce(new.client, generation, new.info).await;
         }
-        let Restored { channels: retained, is_resumed, begun, .. } =
+        let Restored { channels: retained, is_resumed, checked, begun, .. } =
             match self.restore_and_carry_out(&new, generation).await {
                 Ok(restored) => restored,
                 Err(error) => {
@@ -213,7 +224,22 @@ impl Hub {
             None => self.janitor.session_opened(new.client, generation, new.info),
         }
         self.counters.sessions_opened.increment();
-        Ok(OpenedSession { generation, retained, is_resumed, is_stored, claim })
+        Ok(OpenedSession { generation, retained, is_resumed, is_stored, checked, claim })
+    }
+
+    /// Refuses a client whose id belongs to another user, before anything of the existing session changes.
+    async fn check_owner(&self, new: &NewSession<'_>) -> Result<(), HubError> {
+        let Some(owner) = &new.owner else { return Ok(()) };
+        let present = self.connections.outbox(new.client.as_str()).and_then(|outbox| outbox.owner());
+        let is_others = |other: Option<Box<str>>| other.is_some_and(|other| other != *owner);
+        if is_others(present)
+            || is_others(
+                self.store.session_owner(new.client).await.map_err(|error| self.store_failed(&error))?,
+            )
+        {
+            return Err(HubError::OfAnotherOwner);
+        }
+        Ok(())
     }
 
     /// Sends the messages that were held until the `connAck` (2.3).
@@ -261,6 +287,12 @@ impl Hub {
                 stored.as_ref().is_some_and(|stored| stored.expiry.is_some() || stored.has_will)
             }
         };
+        if let (Some(owner), Some(stored)) = (&new.owner, &stored)
+            && new.mqtt.is_none()
+        {
+            // What follows may store nothing of a JMQT client.
+            self.own_session(new.outbox, new.client, owner, stored.owner.as_deref()).await?;
+        }
         let (mut is_resumed, mut begun) = (stored.is_some(), None);
         if is_known {
             let mqtt = new.mqtt.as_ref();
@@ -273,17 +305,25 @@ impl Hub {
                 is_clean: mqtt.is_some_and(|mqtt| mqtt.is_clean),
                 expiry: mqtt.map(|mqtt| mqtt.expiry),
                 now: SystemTime::now(),
+                owner: new.owner.clone(),
+                checked: new.checked,
                 will: will
                     .map(|will| Box::new(will.stored(new.client, generation, &self.janitor.node, new.info))),
             });
             is_resumed = match self.commit_change(new.outbox, operation).await? {
                 Outcome::Begun { is_resumed } => is_resumed,
+                Outcome::OfAnotherOwner => return Err(HubError::OfAnotherOwner),
                 _ => return Err(HubError::Store),
             };
         }
-        let subscriptions = stored.filter(|_| is_resumed).map(|stored| stored.subscriptions);
+        if is_resumed || new.mqtt.is_some() && begun.is_some() {
+            new.outbox.owner_is_stored();
+        }
+        let stored = stored.filter(|_| is_resumed);
+        let checked = stored.as_ref().and_then(|stored| stored.checked);
+        let subscriptions = stored.map(|stored| stored.subscriptions);
         let exchanges = Exchanges::default();
-        let restored = Restored { channels: Vec::new(), is_resumed, begun, exchanges };
+        let restored = Restored { channels: Vec::new(), is_resumed, checked, begun, exchanges };
         Ok((restored, subscriptions.unwrap_or_default()))
     }
 
@@ -564,6 +604,7 @@ impl Hub {
             let is_known = is_known || self.cluster.is_some();
             self.janitor.session_closed(client, generation, is_known, unanswered).await;
         }
+        self.revalidated(client, None);
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();
     }
@@ -613,6 +654,8 @@ mod tests {
             redelivery: Redelivery::AtOnce,
             recorded,
             takeovers_per_second: None,
+            owner: None,
+            checked: None,
             mqtt: None,
         });
         let opened = opened.await.unwrap();

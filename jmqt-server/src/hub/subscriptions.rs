@@ -250,6 +250,9 @@ impl Hub {
             return Err(HubError::Store);
         };
         subscription.outbox.attach(subscription, &stored);
+        if let Some(owner) = outbox.owner_to_store() {
+            self.own_session(outbox, client, &owner, None).await?;
+        }
         Ok(())
     }
 

@@ -85,6 +85,8 @@ pub(crate) struct Outbox {
     form: AtomicU8,
     /// The store keeps all subscriptions of the session.
     is_stored: AtomicBool,
+    /// The subscriptions of the session are to be validated again.
+    to_revalidate: AtomicBool,
     /// The longest packet that the client accepts.
     packet_limit: AtomicU32,
     pub(crate) context: Arc<OutboxContext>,
@@ -125,6 +127,10 @@ struct Rare {
     farewell: Option<Box<Disconnect>>,
     /// The topic aliases of an MQTT client that accepts them.
     aliases: Option<TopicAliases>,
+    /// The user to whom the session belongs.
+    owner: Option<Box<str>>,
+    /// The store has the owner.
+    owner_is_stored: bool,
 }
 
 impl State {
@@ -194,6 +200,7 @@ impl Outbox {
         Self {
             form: AtomicU8::new(form as u8),
             is_stored: AtomicBool::new(false),
+            to_revalidate: AtomicBool::new(false),
             packet_limit: AtomicU32::new(u32::MAX),
             context,
             waker: AtomicWaker::new(),
@@ -228,6 +235,45 @@ impl Outbox {
     /// Called before the session begins.
     pub(crate) fn set_stored(&self, is_stored: bool) {
         self.is_stored.store(is_stored, Ordering::Relaxed);
+    }
+
+    /// Called before the session begins.
+    pub(crate) fn set_owner(&self, owner: Box<str>) {
+        self.lock().rare.get_or_insert_default().owner = Some(owner);
+    }
+
+    /// The user to whom the session belongs, if that is known.
+    pub(crate) fn owner(&self) -> Option<Box<str>> {
+        self.lock().rare.as_ref()?.owner.clone()
+    }
+
+    /// The owner, if the store does not have it yet.
+    pub(crate) fn owner_to_store(&self) -> Option<Box<str>> {
+        let state = self.lock();
+        let rare = state.rare.as_ref()?;
+        rare.owner.as_ref().filter(|_| !rare.owner_is_stored).cloned()
+    }
+
+    pub(crate) fn owner_is_stored(&self) {
+        if let Some(rare) = &mut self.lock().rare {
+            rare.owner_is_stored = true;
+        }
+    }
+
+    /// Asks the session's task to validate the session and its subscriptions again.
+    pub(crate) fn revalidate(&self) {
+        self.to_revalidate.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Returns `true` once after [`revalidate`](Self::revalidate).
+    pub(crate) fn take_revalidation(&self) -> bool {
+        self.must_revalidate() && self.to_revalidate.swap(false, Ordering::AcqRel)
+    }
+
+    /// Returns `true` if the session is to be validated again.
+    pub(crate) fn must_revalidate(&self) -> bool {
+        self.to_revalidate.load(Ordering::Acquire)
     }
 
     /// The longest packet that the client accepts, in its form.

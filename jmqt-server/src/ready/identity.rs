@@ -24,6 +24,8 @@ pub struct Identity {
     pub rules: Option<Arc<Rules>>,
     pub(super) keeps_token: bool,
     pub(super) revision: Option<Box<str>>,
+    /// The place of the source that knows the client.
+    pub(super) source: usize,
 }
 
 impl Identity {
@@ -149,6 +151,16 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// # Errors
     /// As for [`ConnValidator::validate_conn`](crate::ConnValidator::validate_conn).
     async fn restore(&self, user: &str) -> Result<Option<Identity>, BoxError>;
+
+    /// Whether an identity that this source has given still counts, for
+    /// [`ServerHandle::revalidate`](crate::ServerHandle::revalidate): the session of a user who was removed ends. By default it does.
+    ///
+    /// # Errors
+    /// After an error the session goes on.
+    async fn is_current(&self, identity: &Identity) -> Result<bool, BoxError> {
+        let _ = identity;
+        Ok(true)
+    }
 
     /// Whether this name is that of a user, so that nobody else may have it as a client id ([`ClientIds::Any`](super::ClientIds::Any)).
     /// The default knows nobody.

@@ -11,6 +11,7 @@ use crate::log_limit::log_limited;
 use crate::tokens::TokenIssuer;
 use crate::validators::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnVerdict,
+    SessionRequest, Verdict,
 };
 
 /// The user in the token of an anonymous client. No user has an empty name.
@@ -77,9 +78,10 @@ impl Login {
     }
 
     async fn identify(&self, credentials: &Credentials<'_>) -> Result<Answer, BoxError> {
-        for source in &self.sources {
+        for (place, source) in self.sources.iter().enumerate() {
             match source.identify(credentials).await? {
                 Answer::NotMine => {}
+                Answer::Known(identity) => return Ok(Answer::Known(Identity { source: place, ..identity })),
                 answer => return Ok(answer),
             }
         }
@@ -92,9 +94,9 @@ impl Login {
             let answer = self.identify(&Credentials::default()).await?;
             return Ok(if let Answer::Known(identity) = answer { Some(identity) } else { None });
         }
-        for source in &self.sources {
+        for (place, source) in self.sources.iter().enumerate() {
             if let Some(identity) = source.restore(user).await? {
-                return Ok(Some(identity));
+                return Ok(Some(Identity { source: place, ..identity }));
             }
         }
         Ok(None)
@@ -232,10 +234,21 @@ impl ConnValidator for Login {
             return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
         };
         let end: Option<SystemTime> = [expiry, identity.valid_until].into_iter().flatten().min();
-        let verdict = ConnVerdict::accept().attach(Arc::new(identity));
+        // Anonymous clients are one owner, whose name no user has.
+        let owner = identity.user.as_deref().unwrap_or(ANONYMOUS);
+        let verdict = ConnVerdict::accept().owned_by(owner).attach(Arc::new(identity));
         Ok(match end {
             Some(end) => verdict.valid_until(end),
             None => verdict,
         })
+    }
+
+    async fn validate_again(&self, request: &SessionRequest<'_>) -> Result<Verdict, BoxError> {
+        let Some(identity) = request.session::<Identity>() else { return Ok(Verdict::Allow) };
+        let is_current = match self.sources.get(identity.source) {
+            Some(source) => source.is_current(identity).await?,
+            None => true,
+        };
+        Ok(if is_current { Verdict::Allow } else { Verdict::NOT_ALLOWED })
     }
 }

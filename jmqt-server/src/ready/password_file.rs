@@ -41,7 +41,8 @@ const MOST_COST: [(&str, u32); 3] = [("m", 1 << 20), ("t", 100), ("p", 64)];
 ///
 /// [`PasswordFile::set`] writes such lines, and so does `jmqtd passwd`. Hashes are those of argon2, and those of `mosquitto_passwd`
 /// (`$7$`, PBKDF2), so that a password file of Mosquitto can be used as it is. The file is looked at every second, and
-/// read again when it has changed. A token that a client has got does not count any more when its user has another password.
+/// read again when it has changed. A token that a client has got does not count any more when its user has another password; nor does a
+/// session, once it is validated again ([`ServerHandle::revalidate`](crate::ServerHandle::revalidate)).
 ///
 /// To check a password takes a core for a while, and 19 MiB of memory, which is the purpose of such hashes. At most as many are
 /// checked at once as there are cores. A password that was right is remembered, as a keyed hash in memory, so that devices that
@@ -114,6 +115,11 @@ impl PasswordFile {
     /// As [`open`](Self::open); the users that were read before stay.
     pub fn reload(&self) -> Result<(), FileError> {
         self.users.reload()
+    }
+
+    /// Calls this each time after the file was read again, on the thread that has read it: it must not block.
+    pub fn on_change(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.users.on_change(listener);
     }
 
     /// The number of users.
@@ -191,6 +197,13 @@ impl IdentitySource for PasswordFile {
 
     async fn restore(&self, user: &str) -> Result<Option<Identity>, BoxError> {
         Ok(self.users.get().get(user).map(|hash| identity(user, hash)))
+    }
+
+    /// Not if the user was removed, or has another password.
+    async fn is_current(&self, known: &Identity) -> Result<bool, BoxError> {
+        let Some(user) = &known.user else { return Ok(true) };
+        let users = self.users.get();
+        Ok(users.get(user).is_some_and(|hash| identity(user, hash).revision == known.revision))
     }
 
     fn has_user(&self, user: &str) -> bool {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId};
 use jmqt_mqtt::{client_to_topic, name_to_topic};
+use ring::digest;
 
 use crate::watched::Problem;
 use pattern::{Expanded, Pattern};
@@ -72,6 +73,8 @@ pub struct Rules {
     by_first: HashMap<Box<str>, Vec<usize>>,
     /// The rules whose pattern begins with a wildcard or a name.
     by_any: Vec<usize>,
+    /// Of the rules.
+    digest: [u8; 32],
 }
 
 /// Text that is not rules.
@@ -171,7 +174,14 @@ impl Rules {
                 None => by_any.push(index),
             }
         }
-        Self { rules, tree, by_first, by_any }
+        let digest = digest::digest(&digest::SHA256, format!("{rules:?}").as_bytes());
+        let digest = digest.as_ref().try_into().unwrap_or_default();
+        Self { rules, tree, by_first, by_any, digest }
+    }
+
+    /// A digest of the rules: other rules have another one.
+    pub(super) const fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The number of rules.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use ring::digest;
 
 use super::identity::Identity;
 use super::rules::{Access, Rules};
 use crate::validators::{
-    BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SubRequest, SubValidator, Verdict,
+    BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SessionRequest, SubRequest, SubValidator,
+    Verdict,
 };
 use crate::watched::{FileError, Watched};
 
@@ -22,7 +24,9 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// It decides for the [`Identity`] of the session, which [`Login`](super::Login) attaches. A session without one is that of an
 /// anonymous client. If the identity has rules of its own, from a token, these decide, and not those of the file.
 ///
-/// A change of the file does not end subscriptions that exist. The rules decide about a will when its client connects.
+/// A change of the file counts for the next subscription and publish. For subscriptions that exist, call
+/// [`ServerHandle::revalidate_here`](crate::ServerHandle::revalidate_here) after the change ([`on_change`](Self::on_change)); those of
+/// stored sessions are validated when these resume. The rules decide about a will when its client connects.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +55,11 @@ impl RulesFile {
         self.0.reload()
     }
 
+    /// Calls this each time after the file was read again, on the thread that has read it: it must not block.
+    pub fn on_change(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.0.on_change(listener);
+    }
+
     /// The rules in force.
     #[must_use]
     pub fn rules(&self) -> Arc<Rules> {
@@ -72,6 +81,25 @@ impl RulesFile {
             None => decide(&self.0.get(), None),
         }
     }
+}
+
+/// Differs whenever the rules for this identity may differ, also if the rules of a file are those of an earlier time again: what a
+/// client has subscribed to in between may be denied then.
+fn revision(rules: &RulesFile, identity: Option<&Identity>) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    match identity.and_then(|identity| identity.rules.as_ref()) {
+        Some(own) => context.update(own.digest()),
+        None => {
+            context.update(rules.0.get().digest());
+            context.update(rules.0.version().as_bytes());
+        }
+    }
+    if let Some(user) = identity.and_then(|identity| identity.user.as_deref()) {
+        context.update(b"\0");
+        context.update(user.as_bytes());
+    }
+    let digest = context.finish();
+    digest.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl From<Rules> for RulesFile {
@@ -99,6 +127,10 @@ impl SubValidator for RulesFile {
         Ok(verdict(self.allows(request.session::<Identity>(), |rules, user| {
             rules.allow_filter(user, request.client, request.filter)
         })))
+    }
+
+    fn revision(&self, request: &SessionRequest<'_>) -> Option<u64> {
+        Some(revision(self, request.session::<Identity>()))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::context::Shared;
 use crate::language;
 use crate::log_limit::log_limited;
 use crate::outbox::Outbox;
-use crate::session::{Accepted, Event, Session};
+use crate::session::{Accepted, Event, Session, verbs};
 use crate::transport::Decoder;
 use crate::validators::poll_contained;
 
@@ -86,6 +86,12 @@ impl Connection {
             match poll_fn(|cx| self.session.poll_event(cx)).await {
                 Event::Ended(reason) => return reason,
                 Event::Drained => self.shared.hub.resume(&self.session.outbox),
+                Event::Revalidate => {
+                    let revalidated = Box::pin(self.revalidate()).await;
+                    if let ControlFlow::Break(reason) = revalidated {
+                        return reason;
+                    }
+                }
                 Event::Received(buffer, length) => {
                     self.session.adapt_reads(length);
                     // Boxed, because this future is large and an idle session must not hold room for it:
@@ -97,6 +103,13 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Asks the application again about the session and its subscriptions.
+    async fn revalidate(&mut self) -> Flow {
+        let revalidated = verbs::revalidate(&self.shared, &mut self.session).await;
+        self.session.end_batch().await;
+        revalidated
     }
 
     /// Handles all complete packets of a read, then writes.

@@ -114,6 +114,14 @@ impl Store for Gated {
         self.store.session(client).await
     }
 
+    async fn session_owner(&self, client: &ClientId) -> Result<Option<Box<str>>, StoreError> {
+        self.store.session_owner(client).await
+    }
+
+    async fn uncheck_sessions(&self, after: Option<&ClientId>) -> Result<Option<ClientId>, StoreError> {
+        self.store.uncheck_sessions(after).await
+    }
+
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.store.subscriptions(client).await
     }
@@ -558,6 +566,8 @@ async fn a_session_whose_client_gave_up_while_it_began_expires() {
         let outbox = Arc::new(Outbox::new(Form::JmqtNul, None, Arc::clone(&hub.context)));
         let lamp = client("lamp");
         let opened = hub.open_session(NewSession {
+            owner: None,
+            checked: None,
             client: &lamp,
             outbox: &outbox,
             info: ConnectionInfo { remote: ([127, 0, 0, 1], 1).into(), protocol: Protocol::Mqtt },
@@ -834,6 +844,8 @@ impl Started {
             delay: 0,
         };
         let begin = BeginSession {
+            owner: None,
+            checked: None,
             generation: 1,
             client: client(who),
             is_clean: false,

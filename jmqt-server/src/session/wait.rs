@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Received(ReadBuffer, usize),
     /// The outbox has room again.
     Drained,
+    /// The session and its subscriptions are to be validated again.
+    Revalidate,
     Ended(CloseReason),
 }
 
@@ -50,6 +52,9 @@ impl Session {
             Poll::Ready(ControlFlow::Continue(())) => return Poll::Ready(Event::Drained),
             Poll::Pending => self.outbox.duties(),
         };
+        if self.outbox.take_revalidation() {
+            return Poll::Ready(Event::Revalidate);
+        }
         // A client that does not read its answers is not read from either.
         if !duties.full
             && let Poll::Ready(read) = self.io.poll_read(cx, self.read_size)

@@ -11,7 +11,7 @@ use super::time::millis;
 const NONE_SETTLED: i64 = -1;
 
 /// A client's row. It exists as long as the client has persistent subscriptions, and while its MQTT session lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClientRow {
     /// When the last connection ended, in milliseconds since 1970.
     pub(super) last_seen: i64,
@@ -23,12 +23,24 @@ pub(super) struct ClientRow {
     pub(super) ends_at: Option<i64>,
     /// The generation of the MQTT connection that may have sent messages without a record; 0: there is none.
     pub(super) unrecorded: i64,
+    /// The user to whom the session belongs; `None`: unknown.
+    pub(super) owner: Option<Box<str>>,
+    /// The revision of the permissions for which all subscriptions were validated; see [`MUST_CHECK`](super::MUST_CHECK).
+    pub(super) checked: Option<i64>,
 }
 
 impl ClientRow {
     /// The row of a client that has only JMQT subscriptions.
     pub(super) const fn of_subscriptions(last_seen: i64) -> Self {
-        Self { last_seen, is_mqtt: false, expiry: None, ends_at: None, unrecorded: 0 }
+        Self {
+            last_seen,
+            is_mqtt: false,
+            expiry: None,
+            ends_at: None,
+            unrecorded: 0,
+            owner: None,
+            checked: None,
+        }
     }
 
     /// Returns `true` if the session ended by its own expiry at or before this moment.

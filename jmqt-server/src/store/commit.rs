@@ -547,12 +547,13 @@ impl Operation {
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
             Self::Release { client, .. } => client.as_str().len(),
-            Self::BeginSession(BeginSession { client, will, .. }) => {
+            Self::BeginSession(BeginSession { client, will, owner, .. }) => {
                 let will = will.as_ref().map_or(0, |will| will.stored_bytes() + will.channel.as_str().len());
-                client.as_str().len() + will
+                client.as_str().len() + will + owner.as_ref().map_or(0, |owner| owner.len())
             }
             Self::Send(steps) => size_of_val(&**steps),
-            Self::SetExpiry { client, .. } => client.as_str().len(),
+            Self::SetExpiry { client, .. } | Self::SetChecked { client, .. } => client.as_str().len(),
+            Self::SetOwner { client, owner } => client.as_str().len() + owner.len(),
         }
     }
 

@@ -50,6 +50,14 @@ impl Store for Double {
         Ok(None)
     }
 
+    async fn session_owner(&self, _: &ClientId) -> Result<Option<Box<str>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn uncheck_sessions(&self, _: Option<&ClientId>) -> Result<Option<ClientId>, StoreError> {
+        Ok(None)
+    }
+
     async fn subscriptions(&self, _: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         Ok(Vec::new())
     }

@@ -18,6 +18,17 @@ macro_rules! implement_store {
                 self.read_session(client).await
             }
 
+            async fn session_owner(&self, client: &ClientId) -> Result<Option<Box<str>>, StoreError> {
+                self.read_owner(client).await
+            }
+
+            async fn uncheck_sessions(
+                &self,
+                after: Option<&ClientId>,
+            ) -> Result<Option<ClientId>, StoreError> {
+                self.uncheck_some(after).await
+            }
+
             async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
                 self.read_subscriptions(client).await
             }

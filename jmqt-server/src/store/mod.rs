@@ -221,6 +221,21 @@ pub enum Operation {
     BeginSession(BeginSession),
     /// Publishes a will, if it still exists, and deletes it.
     FireWill(Box<FireWill>),
+    /// Records the user to whom a stored session belongs, unless that is recorded already. No effect without a stored session.
+    SetOwner {
+        /// The client.
+        client: ClientId,
+        /// The user.
+        owner: Box<str>,
+    },
+    /// Records the revision of the permissions for which all subscriptions of a stored session were validated:
+    /// [`StoredSession::checked`]. No effect without a stored session.
+    SetChecked {
+        /// The client.
+        client: ClientId,
+        /// The revision.
+        checked: Option<i64>,
+    },
     /// Changes how long the session of a connected client outlives its connection. A session that lasts
     /// SESSION_EXPIRY_SECONDS stays unchanged.
     SetExpiry {
@@ -250,6 +265,11 @@ pub struct BeginSession {
     pub expiry: Option<u32>,
     /// The current time. A session that has expired by then is ended, too.
     pub now: SystemTime,
+    /// The user who connects; `None`: the application does not say. If a session that has not expired belongs to another user,
+    /// the outcome is [`Outcome::OfAnotherOwner`].
+    pub owner: Option<Box<str>>,
+    /// [`StoredSession::checked`] of a new session.
+    pub checked: Option<i64>,
     /// The will of the new connection. Earlier wills of the client that are not due are deleted if the session is resumed;
     /// otherwise they are due now, except those that were postponed (see [`Store::end_wills`]), which are deleted.
     pub will: Option<Box<StoredWill>>,
@@ -346,6 +366,10 @@ pub enum Outcome {
         /// An earlier session continues.
         is_resumed: bool,
     },
+    /// For `BeginSession` and `SetOwner`: the session belongs to another user; nothing was done.
+    OfAnotherOwner,
+    /// For `SetOwner` and `SetChecked`.
+    SessionSet,
     /// For `FireWill`: the will does not exist any more; nothing was done. Otherwise the outcome is that of an `Append`.
     NoWill,
     /// For `SetExpiry`: `true` if the session has an expiry of its own.
@@ -360,9 +384,17 @@ pub struct StoredSession {
     pub expiry: Option<u32>,
     /// An earlier connection has left a will that is not published yet.
     pub has_will: bool,
+    /// The user to whom it belongs; `None`: unknown.
+    pub owner: Option<Box<str>>,
+    /// The revision of the permissions for which all its subscriptions were validated. [`MUST_CHECK`]: they must be validated
+    /// when it is resumed. `None`: unknown.
+    pub checked: Option<i64>,
     /// The persistent subscriptions, in the order of their channel keys.
     pub subscriptions: Vec<StoredSubscription>,
 }
+
+/// See [`StoredSession::checked`]. No revision has this number.
+pub const MUST_CHECK: i64 = 0;
 
 /// A subscription with a filter: see [`Operation::SubscribeFilter`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -648,6 +680,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The client's session, expired or not; `None` if nothing is stored for the client.
     async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError>;
+
+    /// The user to whom the client's session belongs, unless the session has expired; `None` if that is unknown.
+    async fn session_owner(&self, client: &ClientId) -> Result<Option<Box<str>>, StoreError>;
+
+    /// Sets [`StoredSession::checked`] of the next few sessions after `after`, in the order of their clients, to [`MUST_CHECK`].
+    /// Returns the last of these clients, after which the next call continues; `None` if no client is left.
+    async fn uncheck_sessions(&self, after: Option<&ClientId>) -> Result<Option<ClientId>, StoreError>;
 
     /// The client's persistent subscriptions, in the order of their channel keys.
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError>;

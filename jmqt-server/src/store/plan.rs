@@ -247,7 +247,11 @@ impl<'b> Plan<'b> {
                 Operation::BeginSession(begin) => {
                     plan.clients.entry(&begin.client).or_default().begins_at = Some(millis(begin.now));
                 }
-                Operation::SetExpiry { client, .. } => drop(plan.clients.entry(client).or_default()),
+                Operation::SetExpiry { client, .. }
+                | Operation::SetOwner { client, .. }
+                | Operation::SetChecked { client, .. } => {
+                    plan.clients.entry(client).or_default();
+                }
                 Operation::Send(steps) => plan.sent.extend(steps),
             }
         }
@@ -352,7 +356,7 @@ impl<'b> Plan<'b> {
     /// Inserts the row of a client.
     pub(super) fn put_client(&mut self, client: &ClientId, row: ClientRow) {
         if let Some(client) = self.clients.get_mut(client) {
-            (client.before, client.now) = (Some(row), Some(row));
+            (client.before, client.now) = (Some(row.clone()), Some(row));
         }
     }
 
@@ -361,7 +365,7 @@ impl<'b> Plan<'b> {
     pub(super) fn clients_with_cursors(&self, batch: &'b [Operation]) -> Vec<&'b ClientId> {
         let may_end = |operation: &'b Operation| match operation {
             Operation::BeginSession(begin) => {
-                let row = self.clients.get(&begin.client)?.before?;
+                let row = self.clients.get(&begin.client)?.before.as_ref()?;
                 (begin.is_clean || row.unrecorded != 0 || row.has_ended(begin.now)).then_some(&begin.client)
             }
             _ => None,
@@ -614,6 +618,8 @@ impl<'b> Plan<'b> {
             Operation::FireWill(fire) => self.fire_will(&fire.will, &fire.append, next_key),
             Operation::BeginSession(begin) => self.begin_session(begin),
             Operation::SetExpiry { client, expiry } => self.set_expiry(client, *expiry),
+            Operation::SetOwner { client, owner } => self.set_owner(client, owner),
+            Operation::SetChecked { client, checked } => self.set_checked(client, *checked),
             Operation::Send(_) => Outcome::Sent,
         };
         batch.iter().map(outcome).collect()
@@ -728,7 +734,9 @@ impl<'b> Plan<'b> {
         if !self.clients.is_empty()
             && let Some(client) = self.clients.get_mut(client)
         {
-            client.now = client.now.or(client.begins_at.map(ClientRow::of_subscriptions));
+            if client.now.is_none() {
+                client.now = client.begins_at.map(ClientRow::of_subscriptions);
+            }
             if !client.subscribed.contains(&index) {
                 client.subscribed.push(index);
             }
@@ -763,19 +771,27 @@ impl<'b> Plan<'b> {
         let Some(client) = self.clients.get_mut(&begin.client) else {
             return Outcome::Begun { is_resumed: false };
         };
+        if let Some(row) = client.now.as_ref().filter(|row| !row.has_ended(begin.now))
+            && let (Some(owner), Some(new)) = (&row.owner, &begin.owner)
+            && owner != new
+        {
+            return Outcome::OfAnotherOwner;
+        }
         self.new_wills.extend(begin.will.as_deref());
         let last_seen = millis(begin.now);
         let unrecorded = i64::try_from(begin.generation).unwrap_or(i64::MAX);
-        if let Some(row) = client.now.filter(|row| !begin.is_clean && !row.has_ended(begin.now)) {
-            let mut now = ClientRow { unrecorded, ..row };
+        if let Some(row) = client.now.take_if(|row| !begin.is_clean && !row.has_ended(begin.now)) {
+            let was_unrecorded = row.unrecorded != 0;
+            let owner = row.owner.or_else(|| begin.owner.clone());
+            let mut now = ClientRow { unrecorded, owner, ..row };
             if row.expiry.is_some() || begin.expiry != Some(0) {
                 let expiry = row.expiry.and(begin.expiry);
                 let is_mqtt = row.is_mqtt || begin.expiry.is_some();
-                now = ClientRow { last_seen, is_mqtt, expiry, ends_at: None, unrecorded };
+                now = ClientRow { last_seen, is_mqtt, expiry, ends_at: None, ..now };
             }
             client.now = Some(now);
             client.pending_wills = client.has_pending_will.then_some(true);
-            if row.unrecorded != 0 {
+            if was_unrecorded {
                 self.note_perhaps_sent(&begin.client);
             }
             return Outcome::Begun { is_resumed: true };
@@ -790,6 +806,8 @@ impl<'b> Plan<'b> {
             expiry: Some(expiry),
             ends_at: None,
             unrecorded,
+            owner: begin.owner.clone(),
+            checked: begin.checked,
         });
         for index in std::mem::take(&mut client.subscribed) {
             self.end_subscription(index, &begin.client);
@@ -843,6 +861,25 @@ impl<'b> Plan<'b> {
         let Some(row) = row.filter(|row| row.expiry.is_some()) else { return Outcome::ExpirySet(false) };
         row.expiry = Some(expiry);
         Outcome::ExpirySet(true)
+    }
+
+    fn set_owner(&mut self, client: &ClientId, owner: &str) -> Outcome {
+        let row = self.clients.get_mut(client).and_then(|client| client.now.as_mut());
+        match row {
+            Some(ClientRow { owner: Some(other), .. }) if **other != *owner => Outcome::OfAnotherOwner,
+            Some(row) => {
+                row.owner.get_or_insert_with(|| owner.into());
+                Outcome::SessionSet
+            }
+            None => Outcome::SessionSet,
+        }
+    }
+
+    fn set_checked(&mut self, client: &ClientId, checked: Option<i64>) -> Outcome {
+        if let Some(row) = self.clients.get_mut(client).and_then(|client| client.now.as_mut()) {
+            row.checked = checked;
+        }
+        Outcome::SessionSet
     }
 
     fn clear_retained(&mut self, name: &ChannelName) -> Outcome {
@@ -956,9 +993,10 @@ impl<'b> Plan<'b> {
     }
 
     /// The rows of clients to write, in order.
-    pub(super) fn changed_clients(&self) -> Vec<(&'b ClientId, ClientRow)> {
+    pub(super) fn changed_clients(&self) -> Vec<(&'b ClientId, &ClientRow)> {
         let changed = self.clients.iter().filter(|(_, it)| it.now != it.before);
-        let mut changed: Vec<_> = changed.filter_map(|(client, it)| Some((*client, it.now?))).collect();
+        let mut changed: Vec<_> =
+            changed.filter_map(|(client, it)| Some((*client, it.now.as_ref()?))).collect();
         changed.sort_unstable_by_key(|(client, _)| *client);
         changed
     }

@@ -7,14 +7,14 @@ use super::{
     AuthExchange, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
     ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
     DisconnectNotifier, ExchangeRequest, FilterRequest, OpenNotice, OpenNotifier, PubRequest, PubValidator,
-    PubVerdict, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
-    Verdict,
+    PubVerdict, SessionRequest, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest,
+    UnsubValidator, Verdict,
 };
 
 /// Forwards the call. Written as `async_trait` would expand it, because `async_trait` would box one future in another
 /// for each call.
 macro_rules! forward {
-    ($($of:ident { $($method:ident($request:ident) -> $answer:ty;)+ })+) => {$(
+    ($($of:ident { $($method:ident($request:ident) -> $answer:ty;)+ $(; $own:ident($of_session:ident) -> $value:ty;)? })+) => {$(
         impl<T: $of + ?Sized> $of for Arc<T> {$(
             fn $method<'life0, 'life1, 'life2, 'async_trait>(
                 &'life0 self,
@@ -28,7 +28,12 @@ macro_rules! forward {
             {
                 (**self).$method(request)
             }
-        )+}
+        )+
+        $(
+            fn $own(&self, request: &$of_session<'_>) -> $value {
+                (**self).$own(request)
+            }
+        )?}
     )+};
 }
 
@@ -37,10 +42,14 @@ forward! {
         validate_auth(AuthRequest) -> AuthVerdict;
         begin_exchange(ExchangeRequest) -> Option<Box<dyn AuthExchange>>;
     }
-    ConnValidator { validate_conn(ConnRequest) -> ConnVerdict; }
+    ConnValidator {
+        validate_conn(ConnRequest) -> ConnVerdict;
+        validate_again(SessionRequest) -> Verdict;
+    }
     SubValidator {
         validate_sub(SubRequest) -> Verdict;
         validate_filter(FilterRequest) -> Verdict;
+        ; revision(SessionRequest) -> Option<u64>;
     }
     PubValidator { validate_pub(PubRequest) -> PubVerdict; }
     UnsubValidator { validate_unsub(UnsubRequest) -> Verdict; }

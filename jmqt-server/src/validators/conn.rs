@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId, Persistence, StatusCode};
 
-use super::BoxError;
 use super::attached::{SessionData, SessionRef, session_getters};
+use super::{BoxError, SessionRequest, Verdict};
 use crate::connection::ConnectionInfo;
 use crate::handle::ConnHandle;
 use crate::tls::ClientCertificate;
@@ -85,13 +85,14 @@ pub struct Acceptance {
     pub(crate) subscriptions: Vec<(ChannelName, Persistence)>,
     pub(crate) session: Option<SessionData>,
     pub(crate) valid_for: Option<Duration>,
+    pub(crate) owner: Option<Box<str>>,
 }
 
 impl ConnVerdict {
     /// Accepts the connection.
     #[must_use]
     pub const fn accept() -> Self {
-        Self::Accept(Acceptance { subscriptions: Vec::new(), session: None, valid_for: None })
+        Self::Accept(Acceptance { subscriptions: Vec::new(), session: None, valid_for: None, owner: None })
     }
 
     /// Subscribes the client, after the calls through [`ConnRequest::server`]. A control channel or another client's
@@ -133,6 +134,20 @@ impl ConnVerdict {
     #[must_use]
     pub fn valid_until(self, time: SystemTime) -> Self {
         self.valid_for(time.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    /// The user to whom the session belongs, at most 512 bytes. A client id has one session, with all its messages: if
+    /// it belongs to another user, whether it is connected or stored, this `conn` is refused with NOT_ALLOWED, and that session
+    /// is left alone. Without this the client id alone decides, which is right if nobody can choose the client id of somebody else.
+    ///
+    /// The owner is stored with the session. A stored session without one, of an earlier version, belongs to the next user who
+    /// connects.
+    #[must_use]
+    pub fn owned_by(mut self, user: impl Into<Box<str>>) -> Self {
+        if let Self::Accept(acceptance) = &mut self {
+            acceptance.owner = Some(user.into());
+        }
+        self
     }
 
     /// Returns `true` if the session is accepted.
@@ -192,4 +207,15 @@ pub trait ConnValidator: Send + Sync + 'static {
     /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
     /// `.await`.
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError>;
+
+    /// Decides whether an open session may go on, when [`ServerHandle::revalidate`](crate::ServerHandle::revalidate) or a similar
+    /// call asks: the user may have been removed, for example. After a refusal the session ends with 4007 TOKEN_EXPIRED, and
+    /// the client must authenticate before it reconnects. By default it goes on.
+    ///
+    /// # Errors
+    /// After an error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS the session goes on.
+    async fn validate_again(&self, request: &SessionRequest<'_>) -> Result<Verdict, BoxError> {
+        let _ = request;
+        Ok(Verdict::Allow)
+    }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId, Persistence};
 
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, Verdict};
+use super::{BoxError, SessionRequest, Verdict};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
 
@@ -123,5 +123,15 @@ pub trait SubValidator: Send + Sync + 'static {
     /// As for [`validate_sub`](Self::validate_sub).
     async fn validate_filter(&self, _request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
         Ok(Verdict::NOT_ALLOWED)
+    }
+
+    /// A number that differs whenever the answers for this session may differ from earlier ones: a digest of the rules, for
+    /// example. It is stored with the session. If another number is stored when the session resumes, all its
+    /// subscriptions are validated before anything is sent, so a permission that was withdrawn while the client was away has
+    /// no effect. By default there is no number, and the subscriptions of a session that resumes are only validated
+    /// if [`ServerHandle::revalidate`](crate::ServerHandle::revalidate) was called while the client was away.
+    fn revision(&self, request: &SessionRequest<'_>) -> Option<u64> {
+        let _ = request;
+        None
     }
 }

@@ -36,6 +36,7 @@ mod qos1;
 mod redelivery;
 mod reload;
 mod retained;
+mod revalidate;
 mod server_api;
 mod session_data;
 mod session_limits;

@@ -233,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     }
 
     /// Sends DISCONNECT, with another session expiry interval if there is one.
-    async fn disconnect(&mut self, reason: ReasonCode, expiry: Option<u32>) {
+    pub(crate) async fn disconnect(&mut self, reason: ReasonCode, expiry: Option<u32>) {
         let mut properties = PropertyBuf::new();
         if let Some(expiry) = expiry {
             properties.push(Property::SessionExpiryInterval(expiry)).unwrap();

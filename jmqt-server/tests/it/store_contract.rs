@@ -14,9 +14,9 @@ use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
     Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
-    Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits,
-    PublishId, PublisherId, Retained, RetainedLimits, Sent, SentStep, Seq, SessionRow, Stamp, Store,
-    StoreError, StoredSubscription, StoredTotals, SubscriptionOptions, Swept, Unanswered, Values,
+    Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, MUST_CHECK, Operation, Outcome,
+    PendingLimits, PublishId, PublisherId, Retained, RetainedLimits, Sent, SentStep, Seq, SessionRow, Stamp,
+    Store, StoreError, StoredSubscription, StoredTotals, SubscriptionOptions, Swept, Unanswered, Values,
 };
 use wills::*;
 
@@ -234,6 +234,8 @@ fn ended_by(now: SystemTime) -> Due {
 
 fn begin(who: &str, is_clean: bool, expiry: Option<u32>, now: SystemTime) -> Operation {
     Operation::BeginSession(BeginSession {
+        owner: None,
+        checked: None,
         client: client(who),
         generation: 1,
         is_clean,
@@ -2277,10 +2279,100 @@ async fn what_a_connection_without_a_record_may_have_sent_is_noted(database: &dy
     store.close().await;
 }
 
+/// Begins a session of this owner; returns the outcome.
+async fn begun_by(store: &dyn Store, who: &str, owner: Option<&str>, is_clean: bool) -> Outcome {
+    let begin = BeginSession {
+        client: client(who),
+        generation: 1,
+        is_clean,
+        expiry: Some(3600),
+        now: SystemTime::now(),
+        owner: owner.map(Into::into),
+        checked: Some(7),
+        will: None,
+    };
+    one(store, Operation::BeginSession(begin)).await
+}
+
+async fn a_session_belongs_to_its_owner_until_it_ends(on: &dyn Database) {
+    let store = on.open().await;
+    let owner = async || store.session_owner(&client("bob")).await.unwrap();
+    let resumed = |is_resumed| Outcome::Begun { is_resumed };
+    assert_eq!(owner().await, None);
+    assert_eq!(begun_by(&*store, "bob", None, false).await, resumed(false));
+    assert_eq!(owner().await, None);
+    // The next who comes with a name.
+    assert_eq!(begun_by(&*store, "bob", Some("Bob é"), false).await, resumed(true));
+    for is_clean in [false, true] {
+        assert_eq!(begun_by(&*store, "bob", Some("eve"), is_clean).await, Outcome::OfAnotherOwner);
+        assert_eq!(begun_by(&*store, "bob", Some(""), is_clean).await, Outcome::OfAnotherOwner);
+    }
+    assert_eq!(owner().await.as_deref(), Some("Bob é"));
+    let session = store.session(&client("bob")).await.unwrap().unwrap();
+    assert_eq!((session.owner.as_deref(), session.checked), (Some("Bob é"), Some(7)));
+    disconnect(&*store, "bob").await;
+    assert_eq!(owner().await.as_deref(), Some("Bob é"));
+    let ended = BeginSession {
+        client: client("bob"),
+        generation: 1,
+        is_clean: false,
+        expiry: Some(3600),
+        now: in_seconds(7200),
+        owner: Some("eve".into()),
+        checked: None,
+        will: None,
+    };
+    assert_eq!(one(&*store, Operation::BeginSession(ended)).await, resumed(false));
+    assert_eq!(owner().await.as_deref(), Some("eve"));
+    // A client of JMQT gets a row with its first subscription.
+    let set = |owner: &str| Operation::SetOwner { client: client("ann"), owner: owner.into() };
+    assert_eq!(one(&*store, set("ann")).await, Outcome::SessionSet);
+    assert_eq!(store.session_owner(&client("ann")).await.unwrap(), None, "there is no session");
+    subscribed(&*store, "ann", "news").await;
+    assert_eq!(one(&*store, set("ann")).await, Outcome::SessionSet);
+    assert_eq!(one(&*store, set("eve")).await, Outcome::OfAnotherOwner);
+    subscribed(&*store, "ann", "more").await;
+    assert_eq!(store.session_owner(&client("ann")).await.unwrap().as_deref(), Some("ann"));
+    store.close().await;
+}
+
+async fn what_was_validated_is_recorded_and_can_be_taken_back_for_all(on: &dyn Database) {
+    let store = on.open().await;
+    let checked = async |who: &str| store.session(&client(who)).await.unwrap().unwrap().checked;
+    let set = |checked| Operation::SetChecked { client: client("a-0"), checked };
+    assert_eq!(one(&*store, set(Some(1))).await, Outcome::SessionSet);
+    assert_eq!(store.session(&client("a-0")).await.unwrap(), None, "there is no session");
+    let names: Vec<_> = (0..300).map(|number| format!("a-{number}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe(name, "news")).collect();
+    store.commit(&batch).await.unwrap();
+    assert_eq!(checked("a-0").await, None);
+    for value in [Some(i64::MIN), Some(i64::MAX), None, Some(5)] {
+        one(&*store, set(value)).await;
+        assert_eq!(checked("a-0").await, value);
+    }
+    assert_eq!(checked("a-1").await, None);
+    let mut after = None;
+    let mut calls = 0;
+    loop {
+        after = store.uncheck_sessions(after.as_ref()).await.unwrap();
+        if after.is_none() {
+            break;
+        }
+        calls += 1;
+    }
+    assert!((2..=10).contains(&calls), "{calls} calls");
+    for name in &names {
+        assert_eq!(checked(name).await, Some(MUST_CHECK), "{name}");
+    }
+    store.close().await;
+}
+
 macro_rules! contract {
     ($database:expr) => {
         contract! { $database;
             a_message_is_logged_only_while_somebody_is_persistently_subscribed,
+            a_session_belongs_to_its_owner_until_it_ends,
+            what_was_validated_is_recorded_and_can_be_taken_back_for_all,
             messages_are_numbered_without_gaps_in_the_order_of_the_batch,
             a_batch_of_any_size_is_carried_out_whole,
             an_empty_batch_is_nothing,

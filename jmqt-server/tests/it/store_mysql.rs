@@ -135,7 +135,16 @@ fn seen_before(time: SystemTime) -> Due {
 
 fn begin(who: &str, is_clean: bool) -> Operation {
     let (client, expiry, now) = (client(who), Some(60), SystemTime::now());
-    Operation::BeginSession(BeginSession { client, generation: 1, is_clean, expiry, now, will: None })
+    Operation::BeginSession(BeginSession {
+        client,
+        generation: 1,
+        is_clean,
+        expiry,
+        now,
+        owner: None,
+        checked: None,
+        will: None,
+    })
 }
 
 fn soon() -> SystemTime {
@@ -1181,6 +1190,8 @@ async fn an_idle_cursor_that_one_node_has_deleted_is_created_again_by_another() 
     let (filter, options) = ("a/+".to_owned(), SubscriptionOptions::new(Qos::AtLeastOnce));
     a.commit(&[
         Operation::BeginSession(BeginSession {
+            owner: None,
+            checked: None,
             client: client("bob"),
             generation: 1,
             is_clean,
@@ -1252,6 +1263,8 @@ async fn the_will_of_a_session_that_never_began_is_deleted_with_its_dead_node() 
         let (is_clean, expiry, now) = (false, Some(60), SystemTime::now());
         let will = Some(Box::new(will));
         Operation::BeginSession(BeginSession {
+            owner: None,
+            checked: None,
             client: client(who),
             generation: 1,
             is_clean,

@@ -250,6 +250,7 @@ impl Cluster {
                     outbox.close_saying(CloseReason::ByApplication, farewell);
                 }
             }
+            Control::RevalidateAll => hub.begin_to_revalidate(),
             Control::Fence(_) | Control::Leaving => {}
         }
     }

@@ -7,8 +7,8 @@ use jmqt_core::{ChannelName, ClientId, Persistence};
 use tokio::time::timeout;
 
 use super::{Cluster, Location};
-use crate::bus::{Answer, Control, NodeId, Origin, Request};
-use crate::hub::{Hub, HubError};
+use crate::bus::{self, Answer, Control, NodeId, Origin, Request};
+use crate::hub::{Hub, HubError, Revalidated};
 
 /// The time limit for another node to change the subscriptions of one of its clients.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
@@ -96,7 +96,8 @@ impl Hub {
             Request::EndSessions { client, .. }
             | Request::Subscribe { client, .. }
             | Request::Unsubscribe { client, .. }
-            | Request::Subscriptions { client } => {
+            | Request::Subscriptions { client }
+            | Request::Revalidate { client } => {
                 ClientId::parse(client).map_err(|_| HubError::SessionEnded)?
             }
         };
@@ -126,6 +127,12 @@ impl Hub {
                 let channel = ChannelName::parse(&channel).map_err(|_| HubError::SessionEnded)?;
                 Ok(Answer::Existed(self.force_unsubscribe_here(&client, &channel).await?))
             }
+            Request::Revalidate { .. } => Ok(match self.revalidate_here(&client).await {
+                Some(Revalidated { sessions, ended, closed, failed }) => {
+                    Answer::Revalidated(bus::Revalidated { sessions, ended, closed, failed })
+                }
+                None => Answer::NotHere,
+            }),
             _ => {
                 let list = self.subscriptions_here(&client).await?;
                 let list = list.into_iter().map(|(channel, persistence)| {
@@ -204,6 +211,33 @@ impl Hub {
             }
             Change::Unsubscribe => self.force_unsubscribe_here(client, channel).await,
         }
+    }
+
+    /// Validates the session of a client and its subscriptions again, wherever the client is connected, and otherwise when it
+    /// connects.
+    pub(crate) async fn revalidate(&self, client: &ClientId) -> Result<Revalidated, HubError> {
+        // First: a client that connects from here on is validated then.
+        self.uncheck_session(client).await?;
+        for _ in 0..MOVES {
+            match (self.locate(client.as_str()).await, &self.cluster) {
+                (Location::On(node), Some(cluster)) => {
+                    let request = Request::Revalidate { client: client.as_str().to_owned() };
+                    match cluster.ask_in_turn(node, request).await {
+                        Some(Answer::Revalidated(bus::Revalidated { sessions, ended, closed, failed })) => {
+                            return Ok(Revalidated { sessions, ended, closed, failed });
+                        }
+                        Some(Answer::NotHere) => {}
+                        Some(_) | None => return Ok(Revalidated::FAILED),
+                    }
+                }
+                _ => match self.revalidate_here(client).await {
+                    Some(validated) => return Ok(validated),
+                    None if self.locate(client.as_str()).await == Location::Away => break,
+                    None => {}
+                },
+            }
+        }
+        Ok(Revalidated::default())
     }
 
     /// The subscriptions of a client: all of them if it is connected, otherwise the persistent ones.

@@ -9,6 +9,7 @@ mod control;
 mod leave;
 mod open;
 mod publish;
+mod revalidate;
 mod subscribe;
 mod will;
 
@@ -19,6 +20,7 @@ pub(crate) use control::control;
 pub(crate) use leave::leave;
 pub(crate) use open::{Language, NotOpened, Opening, open, renew, start};
 pub(crate) use publish::{Publication, acknowledge, publish, refuse_in_order, release, settle};
+pub(crate) use revalidate::revalidate;
 pub(crate) use subscribe::{
     AskedFilter, NotSubscribed, send_matching_retained, subscribe, subscribe_to_filter, subscribe_with,
     unsubscribe,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jmqt_core::{ChannelName, ClientId, StatusCode};
 
+use super::revalidate::{revision_of, validate_resumed};
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::handle::ConnHandle;
@@ -16,10 +17,12 @@ use crate::log_limit::log_limited;
 use crate::outbox::Redelivery;
 use crate::session::{Member, Session};
 use crate::store::PublisherId;
-use crate::validators::{Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
+use crate::validators::{Acceptance, Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
 
 /// The number of channels with retained messages after which the loop yields.
 const CHANNELS_PER_TURN: usize = 64;
+/// The longest name of an owner, in bytes.
+const OWNER_BYTES: usize = 512;
 
 /// The session that a client requests.
 pub(crate) struct Opening<'a> {
@@ -48,6 +51,8 @@ pub(crate) struct Opened {
     retained: Vec<ChannelName>,
     is_resumed: bool,
     is_stored: bool,
+    /// The revision of the permissions for which its subscriptions were validated.
+    checked: Option<i64>,
 }
 
 impl Opened {
@@ -76,6 +81,7 @@ struct Accepted {
     attached: Option<Arc<Attached>>,
     /// The duration, counted from the verdict.
     valid_for: Option<Duration>,
+    owner: Option<Box<str>>,
 }
 
 /// Asks the conn validator, and opens the session.
@@ -94,6 +100,11 @@ pub(crate) async fn open(
             shared.hub.counters.takeovers_refused.increment();
             log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, "a client's sessions are taken over more often than MAX_TAKEOVERS_PER_SECOND: check whether two programs use the same client id");
             NotOpened::TooManyTakeovers(wait)
+        }
+        HubError::OfAnotherOwner => {
+            shared.hub.counters.sessions_refused.increment();
+            log_limited!(info, target: "jmqt::session", remote = %session.info.remote, "refused a conn: the client id belongs to another user");
+            NotOpened::Refused(StatusCode::NOT_ALLOWED)
         }
         error => {
             tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %error, "conn failed");
@@ -120,8 +131,8 @@ async fn ask(
     let question = asking(|| shared.validators.conn.validate_conn(&request));
     ControlFlow::Continue(match session.ask("conn validator", question).await? {
         Some(ConnVerdict::Accept(acceptance)) => {
-            for (channel, persistence) in acceptance.subscriptions {
-                if let Err(error) = handle.force_sub(&channel, persistence) {
+            for (channel, persistence) in &acceptance.subscriptions {
+                if let Err(error) = handle.force_sub(channel, *persistence) {
                     session.validator_mistake("conn validator", &error);
                     return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
                 }
@@ -129,8 +140,12 @@ async fn ask(
             // From here on the HTTP request of a WebSocket is dropped.
             let data = acceptance.session.or_else(|| data.cloned());
             let attached = data.map(|data| Arc::new(Attached::new(client.clone(), data)));
-            let valid_for = acceptance.valid_for;
-            Ok(Accepted { recorded: handle.into_recorded(), attached, valid_for })
+            let Acceptance { valid_for, owner, .. } = acceptance;
+            if owner.as_ref().is_some_and(|owner| owner.len() > OWNER_BYTES) {
+                session.validator_mistake("conn validator", &"the owner is longer than 512 bytes");
+                return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+            }
+            Ok(Accepted { recorded: handle.into_recorded(), attached, valid_for, owner })
         }
         Some(ConnVerdict::Refuse(status)) if !status.is_ok() => Err(status),
         Some(_) => {
@@ -150,11 +165,20 @@ pub(crate) async fn renew(
     token: &str,
 ) -> Flow<Result<(), StatusCode>> {
     let began = Instant::now();
-    let Accepted { attached, valid_for, .. } = match ask(shared, session, client, token).await? {
+    let Accepted { attached, valid_for, owner, .. } = match ask(shared, session, client, token).await? {
         Ok(accepted) => accepted,
         Err(status) => return ControlFlow::Continue(Err(status)),
     };
+    if let (Some(owner), Some(present)) = (&owner, session.outbox.owner())
+        && *owner != present
+    {
+        return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
+    }
     session.attached = attached;
+    // The new login may have fewer permissions.
+    if revision_of(shared, session.info, client, session.attached.as_deref()).is_some() {
+        session.outbox.revalidate();
+    }
     match valid_for {
         Some(time) => session.expire_after(time.saturating_sub(began.elapsed())),
         None => session.never_expire(),
@@ -170,7 +194,7 @@ async fn begin(
 ) -> Flow<Result<Opened, HubError>> {
     let outbox = Arc::clone(&session.outbox);
     let Opening { client, window, redelivery, publisher, language, .. } = opening;
-    let Accepted { recorded, attached, valid_for } = accepted;
+    let Accepted { recorded, attached, valid_for, owner } = accepted;
     let is_jmqt = matches!(language, Language::Jmqt);
     let began = Instant::now();
     let most = shared.limits.max_inflight;
@@ -182,12 +206,14 @@ async fn begin(
         redelivery,
         recorded,
         takeovers_per_second: shared.limits.takeovers_per_second,
+        owner,
+        checked: revision_of(shared, session.info, &client, attached.as_deref()),
         mqtt: match language {
             Language::Jmqt => None,
             Language::Mqtt(mqtt) => Some(mqtt),
         },
     };
-    let OpenedSession { generation, retained, is_resumed, is_stored, claim } =
+    let OpenedSession { generation, retained, is_resumed, is_stored, checked, claim } =
         match session.wait(pin!(shared.hub.open_session(new))).await? {
             Ok(opened) => opened,
             Err(error) => return ControlFlow::Continue(Err(error)),
@@ -202,13 +228,17 @@ async fn begin(
     drop(claim);
     // MQTT sends retained messages for a SUBSCRIBE only.
     let retained = if is_jmqt { retained } else { Vec::new() };
-    ControlFlow::Continue(Ok(Opened { client, retained, is_resumed, is_stored }))
+    ControlFlow::Continue(Ok(Opened { client, retained, is_resumed, is_stored, checked }))
 }
 
-/// Sends what follows the acknowledgement of a new session: the first window of pending pushes, the retained
+/// Validates the subscriptions of a resumed session if the permissions may have changed, and sends what follows the acknowledgement: the first window of pending pushes, the retained
 /// messages, each when there is room for it, and then the held messages (2.3). Then calls the open notifier.
 pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened) -> Flow {
-    let Opened { client, retained, .. } = opened;
+    let Opened { client, mut retained, is_resumed, checked, .. } = opened;
+    if is_resumed {
+        validate_resumed(shared, session, &client, checked).await?;
+        retained.retain(|channel| session.outbox.subscription(channel.as_str()).is_some());
+    }
     start_pushing(shared, session, &retained).await?;
     if let Some(open) = &shared.validators.open {
         let attached = session.attached.clone();

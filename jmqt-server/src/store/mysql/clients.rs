@@ -15,12 +15,17 @@ use crate::store::client_row::ClientRow;
 use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, SentStep, StoreError, StoredSession, StoredSubscription};
+use crate::store::{
+    ChannelKey, MUST_CHECK, Operation, SentStep, StoreError, StoredSession, StoredSubscription,
+};
+
+/// The number of sessions that one call marks.
+const UNCHECKED_AT_A_TIME: i64 = 64;
 
 /// Without a lock: the node of the client's session is the only one that changes the row now.
 static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::list(
-        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded FROM clients \
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded, owner, checked FROM clients \
          WHERE client_id IN ({rows})",
     )
 });
@@ -37,11 +42,12 @@ static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        "(?,?,?,?,?,?)",
+        "(?,?,?,?,?,?,?,?)",
         ",",
-        "INSERT INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded) VALUES {rows} \
+        "INSERT INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded, owner, checked) VALUES {rows} \
          ON DUPLICATE KEY UPDATE last_seen = VALUES(last_seen), language = VALUES(language), \
-         expiry_seconds = VALUES(expiry_seconds), ends_at = VALUES(ends_at), unrecorded = VALUES(unrecorded)",
+         expiry_seconds = VALUES(expiry_seconds), ends_at = VALUES(ends_at), unrecorded = VALUES(unrecorded), \
+         owner = VALUES(owner), checked = VALUES(checked)",
     )
 });
 static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -75,7 +81,7 @@ impl MySqlStore {
     /// See [`Store::session`](crate::store::Store::session).
     pub(super) async fn read_session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
         let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options, \
-            EXISTS (SELECT 1 FROM wills AS w WHERE w.client_id = l.client_id) \
+            EXISTS (SELECT 1 FROM wills AS w WHERE w.client_id = l.client_id), l.owner, l.checked \
             FROM clients AS l LEFT JOIN subscriptions AS s ON s.client_id = l.client_id \
             LEFT JOIN channels AS c ON c.id = s.channel_id WHERE l.client_id = ? ORDER BY s.channel_id";
         let found = retried(|| async {
@@ -90,13 +96,60 @@ impl MySqlStore {
         let found = found.await?;
         let Some(first) = found.first() else { return Ok(None) };
         let (expiry, has_will) = (expiry(first, 0)?, rows::count(first, 7)? != 0);
+        let (owner, checked) = (owner(first, 8)?, first.try_get(9)?);
         let mut subscriptions = Vec::new();
         for row in &found {
             if row.try_get::<Option<i64>, _>(1)?.is_some() {
                 subscriptions.push(subscription(row, 1)?);
             }
         }
-        Ok(Some(StoredSession { expiry, has_will, subscriptions }))
+        Ok(Some(StoredSession { expiry, has_will, owner, checked, subscriptions }))
+    }
+
+    /// See [`Store::session_owner`](crate::store::Store::session_owner).
+    pub(super) async fn read_owner(&self, client: &ClientId) -> Result<Option<Box<str>>, StoreError> {
+        let sql = "SELECT owner FROM clients WHERE client_id = ? AND (ends_at IS NULL OR ends_at > ?)";
+        let now = millis(SystemTime::now());
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let query = sqlx::query(sql).bind(client.as_str().as_bytes()).bind(now);
+                Ok(query.fetch_optional(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        found.await?.map_or(Ok(None), |row| owner(&row, 0))
+    }
+
+    /// See [`Store::uncheck_sessions`](crate::store::Store::uncheck_sessions).
+    pub(super) async fn uncheck_some(
+        &self,
+        after: Option<&ClientId>,
+    ) -> Result<Option<ClientId>, StoreError> {
+        let after = after.map_or("", ClientId::as_str).as_bytes();
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let done = limited(async {
+                let connection = lease.connection()?;
+                let sql = "SELECT client_id FROM clients WHERE client_id > ? ORDER BY client_id LIMIT ?";
+                let query = sqlx::query(sql).bind(after).bind(UNCHECKED_AT_A_TIME);
+                let found = query.fetch_all(&mut *connection).await?;
+                let mut last = None;
+                // By their keys: a range would lock the gaps between them.
+                for row in &found {
+                    let client = rows::client(row, 0)?;
+                    let sql = "UPDATE clients SET checked = ? WHERE client_id = ?";
+                    let query = sqlx::query(sql).bind(MUST_CHECK).bind(client.as_str().as_bytes());
+                    query.execute(&mut *connection).await?;
+                    last = Some(client);
+                }
+                Ok(last)
+            });
+            let done = done.await;
+            lease.done(done)
+        })
+        .await
     }
 }
 
@@ -116,6 +169,10 @@ fn expiry(row: &MySqlRow, column: usize) -> Result<Option<u32>, StoreError> {
     seconds.map_err(|_| StoreError::Corrupt { what: "expiry of a session" })
 }
 
+fn owner(row: &MySqlRow, column: usize) -> Result<Option<Box<str>>, StoreError> {
+    Ok(rows::optional_text(row, column)?.map(Into::into))
+}
+
 /// Inserts the needed rows of clients into `plan`, and returns the channels of the clients whose sessions may end.
 pub(super) async fn load<'b>(
     connection: &mut MySqlConnection,
@@ -130,6 +187,8 @@ pub(super) async fn load<'b>(
             expiry: expiry(&row, 3)?,
             ends_at: row.try_get(4)?,
             unrecorded: row.try_get(5)?,
+            owner: owner(&row, 6)?,
+            checked: row.try_get(7)?,
         };
         plan.put_client(&client, found);
     }
@@ -178,7 +237,9 @@ pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> 
         values.add(i64::from(row.is_mqtt))?;
         values.add(row.expiry.map(i64::from))?;
         values.add(row.ends_at)?;
-        values.add(row.unrecorded)
+        values.add(row.unrecorded)?;
+        values.add(row.owner.as_deref().map(str::as_bytes))?;
+        values.add(row.checked)
     });
     write.await?;
     Ok(())

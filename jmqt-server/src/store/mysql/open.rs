@@ -20,7 +20,7 @@ use crate::store::{DatabaseError, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
 /// Each can be run again after it was interrupted.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "tables", include_str!("../migrations/0001_mysql.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_mysql.sql")),
     (3, "publishers", include_str!("../migrations/0003_mysql.sql")),
@@ -30,6 +30,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_mysql.sql")),
     (8, "filters", include_str!("../migrations/0008_mysql.sql")),
     (9, "connections without a record", include_str!("../migrations/0009_mysql.sql")),
+    (10, "owners of sessions", include_str!("../migrations/0010_mysql.sql")),
 ];
 
 /// The bytes of a packet in addition to the payload: names, numbers, and the statement.

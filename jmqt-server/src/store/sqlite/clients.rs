@@ -13,12 +13,15 @@ use crate::store::client_row::ClientRow;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
 use crate::store::time::millis;
-use crate::store::{Operation, SentStep, StoreError, StoredSession, StoredSubscription};
+use crate::store::{MUST_CHECK, Operation, SentStep, StoreError, StoredSession, StoredSubscription};
+
+/// The number of sessions that one transaction marks, which limits the wait of a commit.
+const UNCHECKED_AT_A_TIME: i64 = 256;
 
 static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
-        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded FROM clients \
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at, unrecorded, owner, checked FROM clients \
          WHERE client_id IN ({rows})",
     )
 });
@@ -32,8 +35,8 @@ static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        6,
-        "INSERT OR REPLACE INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded) \
+        8,
+        "INSERT OR REPLACE INTO clients (client_id, last_seen, language, expiry_seconds, ends_at, unrecorded, owner, checked) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -70,7 +73,7 @@ impl SqliteStore {
             return Ok(None);
         }
         let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options, \
-            EXISTS (SELECT 1 FROM wills AS w WHERE w.client_id = l.client_id) \
+            EXISTS (SELECT 1 FROM wills AS w WHERE w.client_id = l.client_id), l.owner, l.checked \
             FROM clients AS l LEFT JOIN subscriptions AS s ON s.client_id = l.client_id \
             LEFT JOIN channels AS c ON c.id = s.channel_id WHERE l.client_id = ? ORDER BY s.channel_id";
         let found = limited(async {
@@ -80,13 +83,52 @@ impl SqliteStore {
         let found = found.await?;
         let Some(first) = found.first() else { return Ok(None) };
         let (expiry, has_will) = (expiry(first, 0)?, rows::count(first, 7)? != 0);
+        let (owner, checked) = (owner(first, 8)?, first.try_get(9)?);
         let mut subscriptions = Vec::new();
         for row in &found {
             if row.try_get::<Option<i64>, _>(1)?.is_some() {
                 subscriptions.push(subscription(row, 1)?);
             }
         }
-        Ok(Some(StoredSession { expiry, has_will, subscriptions }))
+        Ok(Some(StoredSession { expiry, has_will, owner, checked, subscriptions }))
+    }
+
+    /// See [`Store::session_owner`](crate::store::Store::session_owner).
+    pub(super) async fn read_owner(&self, client: &ClientId) -> Result<Option<Box<str>>, StoreError> {
+        self.check_open()?;
+        if !self.clients.may_contain(client.as_str()) {
+            return Ok(None);
+        }
+        let sql = "SELECT owner FROM clients WHERE client_id = ? AND (ends_at IS NULL OR ends_at > ?)";
+        let found = limited(async {
+            let mut reader = self.reader().await?;
+            let query = sqlx::query(sql).bind(client.as_str()).bind(millis(SystemTime::now()));
+            Ok(rows::run(query, &mut reader).await?.0)
+        });
+        let found = found.await?;
+        found.first().map_or(Ok(None), |row| owner(row, 0))
+    }
+
+    /// See [`Store::uncheck_sessions`](crate::store::Store::uncheck_sessions).
+    pub(super) async fn uncheck_some(
+        &self,
+        after: Option<&ClientId>,
+    ) -> Result<Option<ClientId>, StoreError> {
+        let after = after.map_or("", ClientId::as_str);
+        let mut writer = self.writer().await?;
+        let connection = writer.connection()?;
+        limited(async {
+            let sql = "SELECT client_id FROM clients WHERE client_id > ? ORDER BY client_id LIMIT ?";
+            let query = sqlx::query(sql).bind(after).bind(UNCHECKED_AT_A_TIME);
+            let found = query.fetch_all(&mut *connection).await?;
+            let Some(last) = found.last() else { return Ok(None) };
+            let last = rows::client(last, 0)?;
+            let sql = "UPDATE clients SET checked = ? WHERE client_id > ? AND client_id <= ?";
+            let query = sqlx::query(sql).bind(MUST_CHECK).bind(after).bind(last.as_str());
+            query.execute(connection).await?;
+            Ok(Some(last))
+        })
+        .await
     }
 }
 
@@ -106,6 +148,10 @@ fn expiry(row: &SqliteRow, column: usize) -> Result<Option<u32>, StoreError> {
     seconds.map_err(|_| StoreError::Corrupt { what: "expiry of a session" })
 }
 
+fn owner(row: &SqliteRow, column: usize) -> Result<Option<Box<str>>, StoreError> {
+    Ok(row.try_get::<Option<String>, _>(column)?.map(String::into_boxed_str))
+}
+
 /// Inserts the needed rows of clients into `plan`, and all subscriptions of [those with cursors](Plan::clients_with_cursors).
 pub(super) async fn load<'b>(
     connection: &mut SqliteConnection,
@@ -120,6 +166,8 @@ pub(super) async fn load<'b>(
             expiry: expiry(&row, 3)?,
             ends_at: row.try_get(4)?,
             unrecorded: row.try_get(5)?,
+            owner: owner(&row, 6)?,
+            checked: row.try_get(7)?,
         };
         plan.put_client(&client, found);
     }
@@ -155,7 +203,9 @@ pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) ->
         values.add(i64::from(row.is_mqtt))?;
         values.add(row.expiry.map(i64::from))?;
         values.add(row.ends_at)?;
-        values.add(row.unrecorded)
+        values.add(row.unrecorded)?;
+        values.add(row.owner.as_deref())?;
+        values.add(row.checked)
     });
     write.await?;
     Ok(())

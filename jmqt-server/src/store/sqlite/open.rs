@@ -22,7 +22,7 @@ use crate::store::retained::{RetainedBy, RetainedTotals};
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
@@ -32,6 +32,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_sqlite.sql")),
     (8, "filters", include_str!("../migrations/0008_sqlite.sql")),
     (9, "connections without a record", include_str!("../migrations/0009_sqlite.sql")),
+    (10, "owners of sessions", include_str!("../migrations/0010_sqlite.sql")),
 ];
 
 /// The number of connections that read. SQLite reads in parallel, but rarely waits for a disk.

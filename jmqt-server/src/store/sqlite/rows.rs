@@ -245,6 +245,7 @@ mod tests {
         include_str!("../migrations/0007_sqlite.sql"),
         include_str!("../migrations/0008_sqlite.sql"),
         include_str!("../migrations/0009_sqlite.sql"),
+        include_str!("../migrations/0010_sqlite.sql"),
     );
 
     #[tokio::test]

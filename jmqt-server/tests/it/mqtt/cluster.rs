@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use jmqt_server::MySqlConfig;
 use jmqt_server::config::{Config, MySqlTls, RedisMode, RedisOptions};
+use jmqt_server::{ConnVerdict, MySqlConfig};
 
 use super::*;
 use crate::databases::proxy::Proxy;
 use crate::databases::{MySql, left_out};
+use crate::support::client_id;
 
 /// Generous: it only ends tests that have failed.
 const LONG: Duration = Duration::from_secs(60);
@@ -578,4 +579,51 @@ async fn a_filter_brings_the_retained_messages_that_other_nodes_have_stored() {
         }
         watcher.expect_nothing().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_validated_again_on_every_node_and_belong_to_their_owners_everywhere() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let staying = Login { clean: false, expiry: 3600, ..Login::of("bob") };
+    for node in [&a, &b] {
+        node.app.on_conn(|_| Ok(ConnVerdict::accept().owned_by("bob")));
+    }
+    let mut bob = Device::new(&a, Version::V5, staying).await;
+    for filter in ["staff", "team", "rooms/+"] {
+        bob.subscribe(filter, Qos::AtLeastOnce).await;
+    }
+    let deny = |name: &'static str| {
+        a.app.on_rule(move |asked, _, about| asked != Asked::Sub || about != name);
+        b.app.on_rule(move |asked, _, about| asked != Asked::Sub || about != name);
+    };
+    deny("staff");
+    let found = b.handle().revalidate(&client_id("bob")).await.unwrap();
+    assert_eq!((found.sessions, found.ended), (1, 1), "the node of the client was asked");
+    deny("team");
+    b.handle().revalidate_all().await.unwrap();
+    let ended = async {
+        while a.counters().subscriptions_withdrawn < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, ended).await.expect("the other node validates its sessions");
+    // Another user does not get it, whichever node has it, and it goes on.
+    b.app.on_conn(|_| Ok(ConnVerdict::accept().owned_by("eve")));
+    let stream = TcpStream::connect(b.address(Protocol::Mqtt)).await.unwrap();
+    assert_eq!(Device::over(stream, Version::V5).connect(staying).await.0, ReasonCode::NOT_AUTHORIZED);
+    bob.expect_nothing().await;
+    // A client that is away is validated on the node to which it returns.
+    drop(bob);
+    while !matches!(a.app.notice().await, Notice::Close(..)) {}
+    let mut publisher = device(&a, "publisher").await;
+    assert_eq!(publisher.publish_acknowledged("rooms/1", b"1", false).await, ReasonCode::SUCCESS);
+    deny("rooms/+");
+    a.handle().revalidate(&client_id("bob")).await.unwrap();
+    b.app.on_conn(|_| Ok(ConnVerdict::accept().owned_by("bob")));
+    let stream = TcpStream::connect(b.address(Protocol::Mqtt)).await.unwrap();
+    let mut bob = Device::over(stream, Version::V5);
+    let connected = bob.connect(staying).await;
+    assert_eq!((connected.0, connected.1), (ReasonCode::SUCCESS, true));
+    bob.expect_nothing().await;
 }

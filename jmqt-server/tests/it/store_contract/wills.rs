@@ -24,6 +24,8 @@ fn will(who: &str, generation: u64, delay: u32) -> StoredWill {
 /// Begins a session with a will; returns `true` if an earlier one continues.
 async fn begins_with(store: &dyn Store, will: &StoredWill, is_clean: bool, expiry: u32) -> bool {
     let begin = BeginSession {
+        owner: None,
+        checked: None,
         client: will.key.client.clone(),
         generation: will.key.generation,
         is_clean,
@@ -188,6 +190,8 @@ pub(super) async fn a_clean_start_ends_the_delay(on: &dyn Database) {
     end(&*store, &old, 0).await;
     disconnect_at(&*store, &old).await;
     let too_late = BeginSession {
+        owner: None,
+        checked: None,
         client: client("dora"),
         generation: 1,
         is_clean: false,
@@ -323,6 +327,8 @@ pub(super) async fn many_wills_are_published_a_few_at_a_time(on: &dyn Database) 
     let wills: Vec<_> = (0..MANY).map(|it| will(&format!("client {it}"), it, 0)).collect();
     let begin = |will: &StoredWill| {
         Operation::BeginSession(BeginSession {
+            owner: None,
+            checked: None,
             client: will.key.client.clone(),
             generation: 1,
             is_clean: true,

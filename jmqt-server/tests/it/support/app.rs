@@ -8,8 +8,8 @@ use jmqt_server::{
     AuthExchange, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice,
     CloseNotifier, CloseReason, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply,
     ControlRequest, DisconnectNotice, DisconnectNotifier, ExchangeRequest, FilterRequest, PubRequest,
-    PubValidator, PubVerdict, ServerHandle, StatusCode, SubRequest, SubValidator, UnsubRequest,
-    UnsubValidator, Verdict, async_trait,
+    PubValidator, PubVerdict, ServerHandle, SessionRequest, StatusCode, SubRequest, SubValidator,
+    UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -98,6 +98,7 @@ struct Inner {
     conn: Mutex<Option<Arc<ConnAnswer>>>,
     exchanges: Mutex<Option<Arc<Exchanges>>>,
     rule: Mutex<Option<Arc<Rule>>>,
+    revision: Mutex<Option<u64>>,
     control: Mutex<Option<Arc<ControlAnswer>>>,
     asked: mpsc::UnboundedSender<(Asked, String)>,
     was_asked: tokio::sync::Mutex<mpsc::UnboundedReceiver<(Asked, String)>>,
@@ -114,6 +115,7 @@ impl TestApp {
             conn: Mutex::default(),
             exchanges: Mutex::default(),
             rule: Mutex::default(),
+            revision: Mutex::default(),
             control: Mutex::default(),
             asked,
             was_asked: tokio::sync::Mutex::new(was_asked),
@@ -159,6 +161,11 @@ impl TestApp {
     /// Decides about subscriptions and publishes from now on.
     pub fn on_rule(&self, rule: impl Fn(Asked, &ClientId, &str) -> bool + Send + Sync + 'static) {
         *self.inner.rule.lock().unwrap() = Some(Arc::new(rule));
+    }
+
+    /// The revision of the rules from now on.
+    pub fn set_revision(&self, revision: Option<u64>) {
+        *self.inner.revision.lock().unwrap() = revision;
     }
 
     /// Answers control requests from now on.
@@ -278,6 +285,11 @@ impl ConnValidator for TestApp {
         }
         Ok(ConnVerdict::accept())
     }
+
+    /// As the rule says, about the channel `$session`.
+    async fn validate_again(&self, request: &SessionRequest<'_>) -> Result<Verdict, BoxError> {
+        self.verdict(Asked::Conn, request.client, "$session").await
+    }
 }
 
 #[async_trait]
@@ -288,6 +300,10 @@ impl SubValidator for TestApp {
 
     async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
         self.verdict(Asked::Sub, request.client, request.filter).await
+    }
+
+    fn revision(&self, _: &SessionRequest<'_>) -> Option<u64> {
+        *self.inner.revision.lock().unwrap()
     }
 }
 
