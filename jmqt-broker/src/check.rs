@@ -5,14 +5,22 @@ use std::path::Path;
 use jmqt_server::ready::{ClientIds, PasswordFile};
 use jmqt_server::{BoxError, Config};
 
+use crate::backend::HttpSettings;
 use crate::settings::{LoginSettings, RuleSettings, Settings, Source};
 
 /// Reads the configuration and all files that it names, and prints what they mean.
 pub(crate) fn run(file: &Path) -> Result<(), BoxError> {
-    let Settings { server, login, rules } = Settings::load(file)?;
+    let Settings { server, login, rules, http } = Settings::load(file)?;
     server.check()?;
-    let lines =
-        [listeners(&server), logins(&login)?, client_ids(&login), access(&rules)?, store(&server)].concat();
+    let lines = [
+        listeners(&server),
+        logins(&login, &http)?,
+        client_ids(&login),
+        access(&rules, &http)?,
+        requests(&http)?,
+        store(&server),
+    ]
+    .concat();
     println!("{}: the configuration can be used", file.display());
     for line in lines {
         println!("  {line}");
@@ -45,7 +53,7 @@ fn listeners(server: &Config) -> Vec<String> {
     lines
 }
 
-fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
+fn logins(login: &LoginSettings, http: &HttpSettings) -> Result<Vec<String>, BoxError> {
     let mut lines = Vec::new();
     for source in &login.sources {
         lines.push(match source {
@@ -53,6 +61,10 @@ fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
             Source::PasswordFile(file) => {
                 let users = PasswordFile::open(file)?.len();
                 format!("Users with a password: {users}, from {}", file.display())
+            }
+            Source::Http => {
+                let backend = backend(http, http.auth_url.as_ref())?;
+                format!("Users that {backend} knows")
             }
             Source::Jwt(tokens) => {
                 let keys = tokens.open()?.algorithms().join(", ");
@@ -73,12 +85,12 @@ fn logins(login: &LoginSettings) -> Result<Vec<String>, BoxError> {
 }
 
 fn client_ids(login: &LoginSettings) -> Vec<String> {
-    let has_tokens = login.sources.iter().any(|source| matches!(source, Source::Jwt(_)));
+    let has_tokens = login.sources.iter().any(|source| matches!(source, Source::Jwt(_) | Source::Http));
     let line = match login.client_ids {
         _ if login.sources == [Source::Anonymous] => "An MQTT client may have any client id",
         ClientIds::Any if has_tokens => {
-            "An MQTT client may have any client id whose part before the first colon is not in the password file: a user without the \
-                claim client_id in its token may have the client id, and so the session, of another one (CLIENT_IDS)"
+            "An MQTT client may have any client id whose part before the first colon is not in the password file: a user without a client id \
+                in its token, or in the answer of the HTTP backend, may have the client id, and so the session, of another one (CLIENT_IDS)"
         }
         ClientIds::Any => {
             "An MQTT client may have any client id whose part before the first colon is not another user"
@@ -88,11 +100,33 @@ fn client_ids(login: &LoginSettings) -> Vec<String> {
     vec![line.to_owned()]
 }
 
-fn access(rules: &RuleSettings) -> Result<Vec<String>, BoxError> {
+/// What a backend is called, after a check of its settings.
+fn backend(http: &HttpSettings, url: Option<&String>) -> Result<String, BoxError> {
+    let backend = http.open(url.map_or("", String::as_str))?;
+    let secret = if http.secret.is_some() { "with a secret" } else { "without a secret (HTTP_SECRET_FILE)" };
+    Ok(format!(
+        "the HTTP backend {} ({secret}; refused if there is no answer within {:?})",
+        backend.url(),
+        http.timeout
+    ))
+}
+
+fn requests(http: &HttpSettings) -> Result<Vec<String>, BoxError> {
+    let Some(url) = &http.request_url else { return Ok(Vec::new()) };
+    Ok(vec![format!("Requests to control channels ($name): {} answers", backend(http, Some(url))?)])
+}
+
+fn access(rules: &RuleSettings, http: &HttpSettings) -> Result<Vec<String>, BoxError> {
     let line = match (rules, rules.open()?) {
         (RuleSettings::File(file), Some(rules)) => {
             let count = rules.rules().len();
             format!("Channels: {count} rules from {}; what they do not allow is denied", file.display())
+        }
+        (RuleSettings::Http, _) => {
+            format!(
+                "Channels: {} decides about each subscription and publish",
+                backend(http, http.acl_url.as_ref())?
+            )
         }
         _ => "Channels: every client may read and write everything (ACL = \"none\")".to_owned(),
     };

@@ -2,9 +2,11 @@
 //! configuration.
 //!
 //! Here: arguments, start, end. [`settings`] reads the keys that a server of `jmqt-server` does not have, [`check`] says what a
-//! configuration means, [`passwd`] changes password files.
+//! configuration means, [`passwd`] changes password files, [`backend`] is a web backend that decides.
 
+mod backend;
 mod check;
+mod health;
 mod passwd;
 mod settings;
 
@@ -13,10 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use jmqt_server::ready::{Login, RulesFile};
-use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
+use jmqt_server::tokens::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, TokenIssuer, TokenSecret};
 use jmqt_server::{AllowAll, BoxError, Server, exit_code, logging};
 
-use settings::Settings;
+use settings::{RuleSettings, Settings};
 
 /// A JMQT and MQTT broker. Who may log in, and who may read and write what, is in its configuration.
 #[derive(Debug, Parser)]
@@ -53,6 +55,14 @@ enum Command {
         #[arg(long)]
         delete: bool,
     },
+    /// Ask the broker that runs on this machine with the configuration whether it is well: exit code 0 or 1
+    ///
+    /// Asks for /healthz on WEBSOCKET_PORT, or connects to another port if there is none. For the health check of a container.
+    Health {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = "jmqtd.conf")]
+        config: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,6 +70,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Some(Command::Passwd { file, user, delete: true }) => passwd::remove(&file, &user),
         Some(Command::Passwd { file, user, delete: false }) => passwd::set(&file, &user),
+        Some(Command::Health { config }) => health::ask(&config),
         None if arguments.check => check::run(&arguments.config),
         None => return jmqt_server::run(serve(arguments.config)),
     };
@@ -73,19 +84,31 @@ fn main() -> ExitCode {
 }
 
 async fn serve(file: PathBuf) -> Result<(), BoxError> {
-    let Settings { server: config, login, rules } = Settings::load(&file)?;
+    let Settings { server: config, login, rules, http } = Settings::load(&file)?;
     let _log = logging::init("jmqtd", &config.log)?;
     tracing::info!("Configured by {}", file.display());
     // A misspelt key would otherwise have no effect, and nobody would notice.
-    for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
+    for variable in config
+        .unknown_variables
+        .iter()
+        .filter(|name| ![SECRET_VARIABLE, SECRET_FILE_VARIABLE].contains(&name.as_str()))
+    {
         tracing::warn!("The environment variable {variable} has no effect: there is no such key");
     }
     let secret = TokenSecret::load(&config)?;
-    let login: Login = login.open(TokenIssuer::new(&secret))?;
+    let login: Login = login.open(&http, TokenIssuer::new(&secret))?;
     let builder = Server::builder(config).validate_auth(login.clone()).validate_conn(login);
-    let builder = match rules.open()? {
-        Some(rules) => builder.validate_sub(RulesFile::clone(&rules)).validate_pub(rules),
-        None => builder.validate_sub(AllowAll).validate_pub(AllowAll),
+    let builder = match (&rules, rules.open()?) {
+        (RuleSettings::Http, _) => {
+            let backend = http.open(http.acl_url.as_deref().unwrap_or_default())?;
+            builder.validate_sub(backend.clone()).validate_pub(backend)
+        }
+        (_, Some(rules)) => builder.validate_sub(RulesFile::clone(&rules)).validate_pub(rules),
+        (_, None) => builder.validate_sub(AllowAll).validate_pub(AllowAll),
+    };
+    let builder = match &http.request_url {
+        Some(url) => builder.handle_control(http.open(url)?),
+        None => builder,
     };
     let server = builder.catch_signals().reload_with(move || reread(&file)).start().await?;
     server.run_until_signal().await?;

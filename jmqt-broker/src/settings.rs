@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use jmqt_server::config::Settings as Values;
 use jmqt_server::ready::{Anonymous, ClientIds, FileError, JwtLogin, Login, PasswordFile, RulesFile};
 use jmqt_server::tokens::TokenIssuer;
-use jmqt_server::{Config, ConfigError};
+use jmqt_server::{BoxError, Config, ConfigError};
+
+use crate::backend::HttpSettings;
 
 /// The keys, in the order of `jmqtd.conf`.
-pub(crate) const KEYS: [&str; 9] = [
+pub(crate) const KEYS: [&str; 18] = [
     "AUTH",
     "PASSWORD_FILE",
     "JWT_KEY_FILE",
@@ -18,6 +20,15 @@ pub(crate) const KEYS: [&str; 9] = [
     "CLIENT_IDS",
     "ACL",
     "ACL_FILE",
+    "HTTP_AUTH_URL",
+    "HTTP_ACL_URL",
+    "HTTP_REQUEST_URL",
+    "HTTP_SECRET_FILE",
+    "HTTP_CA_PATH",
+    "HTTP_ALLOW_UNENCRYPTED",
+    "HTTP_TIMEOUT_SECONDS",
+    "HTTP_CONNECT_TIMEOUT_SECONDS",
+    "HTTP_MAX_CONNECTIONS",
 ];
 
 /// A checked configuration, whose files have not been opened.
@@ -26,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) server: Config,
     pub(crate) login: LoginSettings,
     pub(crate) rules: RuleSettings,
+    pub(crate) http: HttpSettings,
 }
 
 /// Who may log in.
@@ -41,6 +53,8 @@ pub(crate) enum Source {
     Anonymous,
     PasswordFile(PathBuf),
     Jwt(JwtSettings),
+    /// The backend at HTTP_AUTH_URL.
+    Http,
 }
 
 /// Which tokens are believed.
@@ -59,6 +73,8 @@ pub(crate) enum RuleSettings {
     /// Everybody who has logged in, everything.
     AllowAll,
     File(PathBuf),
+    /// The backend at HTTP_ACL_URL.
+    Http,
 }
 
 /// A word of AUTH.
@@ -67,6 +83,7 @@ enum Word {
     Anonymous,
     PasswordFile,
     Jwt,
+    Http,
 }
 
 impl std::str::FromStr for Word {
@@ -77,6 +94,7 @@ impl std::str::FromStr for Word {
             "anonymous" => Ok(Self::Anonymous),
             "password_file" => Ok(Self::PasswordFile),
             "jwt" => Ok(Self::Jwt),
+            "http" => Ok(Self::Http),
             _ => Err(()),
         }
     }
@@ -86,20 +104,21 @@ impl Settings {
     /// Reads the file, and the environment over it.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let (server, values) = Config::load_with_keys(Some(file), &KEYS)?;
-        let (login, rules) = (login(&values), rules(&values));
+        let http = HttpSettings::read(&values, server.validator_timeout);
+        let (login, rules) = (login(&values, &http), rules(&values, &http));
         let unknown_variables = values.finish()?;
         let mut server = server;
         server.unknown_variables = unknown_variables;
-        Ok(Self { server, login, rules })
+        Ok(Self { server, login, rules, http })
     }
 }
 
-fn login(values: &Values) -> LoginSettings {
-    const EXPECTED: &str = "\"password_file\", \"jwt\" or \"anonymous\", or several of them in the order in which they are asked, such \
+fn login(values: &Values, http: &HttpSettings) -> LoginSettings {
+    const EXPECTED: &str = "\"password_file\", \"jwt\", \"http\" or \"anonymous\", or several of them in the order in which they are asked, such \
         as \"password_file, anonymous\"";
     let mut words: Vec<Word> = values.list("AUTH", EXPECTED);
     if values.is_empty("AUTH") {
-        let problem = "AUTH is missing: nobody could log in; expected \"password_file\", \"jwt\" or \"anonymous\", or several of them";
+        let problem = "AUTH is missing: nobody could log in; expected \"password_file\", \"jwt\", \"http\" or \"anonymous\", or several of them";
         values.note(ConfigError::Incomplete { problem });
     }
     let named = words.len();
@@ -144,18 +163,34 @@ fn login(values: &Values) -> LoginSettings {
                 values.note(ConfigError::Incomplete { problem });
             }
             (Word::Jwt, _, None) => {} // noted above
+            (Word::Http, ..) => {
+                let problem = "HTTP_AUTH_URL is missing: AUTH names http";
+                HttpSettings::require(values, http.auth_url.as_ref(), problem);
+                sources.push(Source::Http);
+            }
         }
     }
     let choices = [("OWN", ClientIds::Own), ("ANY", ClientIds::Any)];
     LoginSettings { sources, client_ids: values.choice("CLIENT_IDS", ClientIds::Own, &choices) }
 }
 
-fn rules(values: &Values) -> RuleSettings {
-    let is_file = values.choice("ACL", true, &[("file", true), ("none", false)]);
-    match (is_file, values.path("ACL_FILE", "")) {
-        (false, _) => RuleSettings::AllowAll,
-        (true, Some(file)) => RuleSettings::File(file),
-        (true, None) => {
+fn rules(values: &Values, http: &HttpSettings) -> RuleSettings {
+    #[derive(Clone, Copy)]
+    enum Acl {
+        File,
+        Http,
+        AllowAll,
+    }
+    let choices = [("file", Acl::File), ("http", Acl::Http), ("none", Acl::AllowAll)];
+    match (values.choice("ACL", Acl::File, &choices), values.path("ACL_FILE", "")) {
+        (Acl::AllowAll, _) => RuleSettings::AllowAll,
+        (Acl::Http, _) => {
+            let problem = "HTTP_ACL_URL is missing: ACL is http";
+            HttpSettings::require(values, http.acl_url.as_ref(), problem);
+            RuleSettings::Http
+        }
+        (Acl::File, Some(file)) => RuleSettings::File(file),
+        (Acl::File, None) => {
             let problem = "ACL_FILE is missing: the path of the file with the rules (or set ACL = \"none\": every client may read and write \
                 everything)";
             values.note(ConfigError::Incomplete { problem });
@@ -166,13 +201,14 @@ fn rules(values: &Values) -> RuleSettings {
 
 impl LoginSettings {
     /// Opens the files.
-    pub(crate) fn open(self, tokens: TokenIssuer) -> Result<Login, FileError> {
+    pub(crate) fn open(self, http: &HttpSettings, tokens: TokenIssuer) -> Result<Login, BoxError> {
         let mut login = Login::new(tokens).client_ids(self.client_ids);
         for source in self.sources {
             login = match source {
                 Source::Anonymous => login.ask(Anonymous),
                 Source::PasswordFile(file) => login.ask(PasswordFile::open(file)?),
                 Source::Jwt(tokens) => login.ask(tokens.open()?),
+                Source::Http => login.ask(http.open(http.auth_url.as_deref().unwrap_or_default())?),
             };
         }
         Ok(login)
@@ -195,10 +231,10 @@ impl JwtSettings {
 }
 
 impl RuleSettings {
-    /// Opens the file; `None`: there are no rules.
+    /// Opens the file; `None`: there is none.
     pub(crate) fn open(&self) -> Result<Option<RulesFile>, FileError> {
         match self {
-            Self::AllowAll => Ok(None),
+            Self::AllowAll | Self::Http => Ok(None),
             Self::File(file) => RulesFile::open(file).map(Some),
         }
     }

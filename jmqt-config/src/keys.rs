@@ -37,6 +37,12 @@ impl Keys {
         self.all().find(|key| *key == name)
     }
 
+    /// The secret key whose value is in a file, if `name` is that of a variable with the path of such a file.
+    pub(crate) fn find_file_of(&self, name: &str) -> Option<&'static str> {
+        let key = name.strip_suffix("_FILE")?;
+        self.secret.iter().copied().find(|secret| *secret == key)
+    }
+
     /// The key that `name` is most likely a misspelling of.
     pub(crate) fn nearest(&self, name: &str) -> Option<&'static str> {
         let name = plain(name);

@@ -88,12 +88,16 @@ impl Settings {
 
     fn add_variables(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
         let origin = Origin::Environment { prefix: self.keys.prefix };
+        let mut files = Vec::new();
         for (name, value) in environment {
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(self.keys.prefix)) else {
                 continue;
             };
             let Some(key) = self.keys.find(name) else {
-                self.add_unknown_variable(name);
+                match self.keys.find_file_of(name) {
+                    Some(key) => files.push((key, PathBuf::from(value))),
+                    None => self.add_unknown_variable(name),
+                }
                 continue;
             };
             match value.into_string() {
@@ -106,7 +110,32 @@ impl Settings {
                 }),
             }
         }
+        for (key, path) in files {
+            self.add_secret_file(key, &path, &origin);
+        }
         self.unknown_variables.sort();
+    }
+
+    /// Adds the content of a file that a variable names, without the line end, as the value of a secret key.
+    fn add_secret_file(&mut self, key: &'static str, path: &Path, origin: &Origin) {
+        if self.values.contains_key(key) {
+            let problem = format!(
+                "{}{key} and {}{key}_FILE are both set: one of them is enough",
+                self.keys.prefix, self.keys.prefix
+            );
+            self.note(ConfigError::Unusable { key, problem });
+            return;
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                self.add(key, Value::Text(text.trim_end_matches(['\r', '\n']).to_owned()), origin.clone())
+            }
+            Err(error) => {
+                let problem =
+                    format!("cannot read {} ({}{key}_FILE): {error}", path.display(), self.keys.prefix);
+                self.note(ConfigError::Unusable { key, problem });
+            }
+        }
     }
 
     fn add_unknown_variable(&mut self, name: &str) {
@@ -442,6 +471,35 @@ mod tests {
             settings.note_all(section);
         }
         settings.finish().map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn a_variable_names_the_file_of_a_secret() {
+        const KEYS: Keys = Keys {
+            known: &["PORT", "PASSWORD"],
+            also: &["PORT_FILE"],
+            secret: &["PASSWORD"],
+            prefix: "JMQT_",
+            variables: Variables::Shared,
+        };
+        let folder = std::env::temp_dir().join(format!("jmqt-config-{}", std::process::id()));
+        std::fs::write(&folder, "canary\n").unwrap();
+        let read = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+            Settings::read(KEYS, Some((&Origin::Text { line: 0 }, "PASSWORD = 'of the file'")), variables)
+                .unwrap()
+        };
+        let path = folder.to_str().unwrap();
+        assert_eq!(read(&[("JMQT_PASSWORD_FILE", path)]).text("PASSWORD", ""), "canary");
+        assert_eq!(read(&[("JMQT_PORT_FILE", path)]).text("PORT_FILE", ""), path, "that is a key");
+        let both = read(&[("JMQT_PASSWORD_FILE", path), ("JMQT_PASSWORD", "canary")])
+            .finish()
+            .unwrap_err()
+            .to_string();
+        assert!(both.contains("are both set") && !both.contains("canary"), "{both}");
+        let none = read(&[("JMQT_PASSWORD_FILE", "no/such/file")]).finish().unwrap_err().to_string();
+        assert!(none.contains("cannot read no/such/file (JMQT_PASSWORD_FILE)"), "{none}");
+        std::fs::remove_file(folder).unwrap();
     }
 
     #[test]

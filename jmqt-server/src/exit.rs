@@ -30,6 +30,10 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
 
 #[cfg(feature = "ready")]
 fn is_mistake_in_file(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "ready-http")]
+    if error.is::<crate::ready::HttpError>() {
+        return true;
+    }
     error.is::<crate::ready::FileError>()
 }
 

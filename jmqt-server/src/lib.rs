@@ -68,7 +68,8 @@
 //! - `tls` (default): TLS listeners.
 //! - `mysql`: sessions and messages in MySQL or MariaDB.
 //! - `redis`: several nodes that share a database; it turns on `mysql`.
-//! - `ready`: validators that read a password file, JSON Web Tokens and a file with rules.
+//! - `ready`: validators that read a password file, JSON Web Tokens and a file with rules; wrappers for validators.
+//! - `ready-http`: `ready`, and validators that ask a web backend over HTTP.
 //!
 //! A server needs `sqlite` or `mysql`. A setting that needs a missing feature stops the start with
 //! [`ConfigError::MissingFeature`].

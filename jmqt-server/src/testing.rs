@@ -42,8 +42,8 @@ use crate::message::Message;
 use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 use crate::validators::{
-    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, ExchangeRequest, OpenNotice,
-    PubData, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest,
+    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, ExchangeRequest, FilterRequest,
+    OpenNotice, PubData, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest,
 };
 
 /// A simulated server: it records the calls of its [`handle`](Self::handle).
@@ -217,6 +217,19 @@ impl TestClient {
     pub fn sub<'a>(&'a self, channel: &'a ChannelName, persistence: Persistence) -> SubRequest<'a> {
         let session = self.session.as_ref().into();
         SubRequest::new(self.connection, &self.id, channel, persistence, &self.server, session)
+    }
+
+    /// A subscription with this filter.
+    #[must_use]
+    pub fn filter<'a>(&'a self, filter: &'a str) -> FilterRequest<'a> {
+        FilterRequest {
+            connection: self.connection,
+            client: &self.id,
+            filter,
+            group: None,
+            server: &self.server,
+            session: self.session.as_ref().into(),
+        }
     }
 
     /// An `unsub` packet.

@@ -52,7 +52,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::validators::{AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnVerdict};
 
-pub use secret::{SECRET_VARIABLE, SecretError, SecretOrigin, TokenSecret};
+pub use secret::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, SecretError, SecretOrigin, TokenSecret};
 
 /// The default lifetime of a token: a day.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);

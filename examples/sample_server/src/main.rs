@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
+use jmqt_server::tokens::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, TokenIssuer, TokenSecret};
 use jmqt_server::{BoxError, Config, Protocol, Server, exit_code, logging};
 
 use crate::app::SampleApp;
@@ -55,6 +55,11 @@ impl Arguments {
             || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| !matches!(path.try_exists(), Ok(false)));
         self.config.clone().or_else(default)
     }
+}
+
+/// Variables that are not keys.
+fn is_known(variable: &str) -> bool {
+    [SECRET_VARIABLE, SECRET_FILE_VARIABLE].contains(&variable)
 }
 
 fn websocket_url(text: &str) -> Result<String, String> {
@@ -95,7 +100,7 @@ fn check(arguments: &Arguments) -> Result<(), BoxError> {
     let config = Config::load(file.as_deref())?;
     config.check()?;
     TokenSecret::check(&config)?;
-    for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
+    for variable in config.unknown_variables.iter().filter(|name| !is_known(name)) {
         println!("The environment variable {variable} has no effect: there is no such key");
     }
     match file {
@@ -117,7 +122,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         None => tracing::info!("No {DEFAULT_CONFIG} in the working directory: using the defaults"),
     }
     // A misspelt key would otherwise have no effect, and nobody would notice.
-    for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
+    for variable in config.unknown_variables.iter().filter(|name| !is_known(name)) {
         tracing::warn!("The environment variable {variable} has no effect: there is no such key");
     }
     let secret = TokenSecret::load(&config)?;

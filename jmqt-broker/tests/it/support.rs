@@ -65,6 +65,12 @@ impl Folder {
         child.wait_with_output().unwrap()
     }
 
+    /// Runs `jmqtd` with these environment variables until it ends.
+    pub(crate) fn run_in(&self, arguments: &[&str], variables: &[(&str, String)]) -> Output {
+        let variables = variables.iter().map(|(name, value)| (name, value));
+        self.command().args(arguments).envs(variables).stdin(Stdio::null()).output().unwrap()
+    }
+
     fn command(&self) -> Command {
         let mut command = test_support::command(env!("CARGO_BIN_EXE_jmqtd"));
         command.current_dir(self.0.path());
@@ -72,14 +78,22 @@ impl Folder {
     }
 
     pub(crate) fn start(self) -> Broker {
+        self.start_with(2)
+    }
+
+    /// Starts a broker with so many listeners.
+    pub(crate) fn start_with(self, listeners: usize) -> Broker {
         let program = Program::start(self.command().stdin(Stdio::null()).stdout(Stdio::null()));
         let mut addresses = [None, None];
-        for _ in 0..2 {
+        for _ in 0..listeners {
             let line = program.next_logged("Listening on ");
             let mut words = line.split_whitespace().rev();
             let address = words.next().unwrap().parse().unwrap();
-            let index = usize::from(words.next().unwrap() == "mqtt");
-            addresses[index] = Some(address);
+            match words.next().unwrap() {
+                "mqtt" => addresses[1] = Some(address),
+                "tcp" => addresses[0] = Some(address),
+                _ => {}
+            }
         }
         let [jmqt, mqtt] = addresses.map(Option::unwrap);
         Broker { folder: self, program, jmqt, mqtt }

@@ -24,6 +24,23 @@ fn the_example_configuration_can_be_used_and_check_says_what_it_means() {
 }
 
 #[test]
+fn health_says_whether_the_broker_is_well() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    let folder = Folder::new(&format!("AUTH = 'anonymous'\nACL = 'none'\nWEBSOCKET_PORT = {port}"));
+    let health = |folder: &Folder| folder.run(&["health", "--config", "jmqtd.conf"]);
+    let output = health(&folder);
+    assert_eq!(output.status.code(), Some(1), "nobody answers: {}", text(&output));
+    assert!(text(&output).contains("does not answer"), "{}", text(&output));
+    drop(free);
+    let output = health(&folder);
+    assert_eq!(output.status.code(), Some(1), "nobody listens: {}", text(&output));
+    let broker = folder.start_with(3);
+    let output = health(&broker.folder);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
 fn every_mistake_of_a_configuration_is_named_and_nothing_starts() {
     let folder =
         Folder::new("AUTH = 'password_file, ldap'\nACL = 'file'\nACL_FIEL = 'x'\nTIMEOUT_SECONDS = 4");

@@ -1,11 +1,12 @@
 //! Who a client is, and how it shows that.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use super::rules::Rules;
+use crate::connection::ConnectionInfo;
 use crate::tls::ClientCertificate;
 use crate::validators::{AuthRequest, BoxError};
 
@@ -52,6 +53,28 @@ impl Identity {
     }
 }
 
+/// A session of which the token has ended is good for this time, in which the server ends it.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+impl Identity {
+    /// Whether it has ended. The client may have authenticated again, with a token that ends before its session does.
+    pub(super) fn has_ended(&self) -> bool {
+        self.valid_until.is_some_and(|end| SystemTime::now() > end + LEEWAY)
+    }
+}
+
+/// What the rules of this identity itself say about its user; `None` if it has none. Who has ended may do nothing.
+pub(super) fn own_rules(
+    identity: Option<&Identity>,
+    decide: impl FnOnce(&Rules, Option<&str>) -> bool,
+) -> Option<bool> {
+    let identity = identity?;
+    if identity.has_ended() {
+        return Some(false);
+    }
+    identity.rules.as_deref().map(|rules| decide(rules, identity.user.as_deref()))
+}
+
 /// What a client shows to prove who it is. An MQTT client shows its user name and its password; a JMQT client sends them in the
 /// data of `auth`: `{"username":"alice","password":"secret"}` or `{"token":"…"}`.
 #[derive(Clone, Copy, Default)]
@@ -65,6 +88,10 @@ pub struct Credentials<'a> {
     pub token: Option<&'a str>,
     /// The certificate of the TLS handshake.
     pub certificate: Option<&'a ClientCertificate>,
+    /// The client id that the client asks for; empty if an MQTT client leaves it to the server, `None` in `auth` of a JMQT client.
+    pub client_id: Option<&'a str>,
+    /// The connection of the client.
+    pub connection: Option<ConnectionInfo>,
 }
 
 impl std::fmt::Debug for Credentials<'_> {
@@ -92,7 +119,7 @@ impl AuthData {
 
 impl<'a> Credentials<'a> {
     pub(super) fn of(request: &AuthRequest<'a>, data: &'a AuthData) -> Self {
-        let certificate = request.certificate();
+        let (certificate, connection) = (request.certificate(), Some(request.connection));
         match request.mqtt() {
             Some(mqtt) => Self {
                 user: mqtt.user_name,
@@ -102,12 +129,16 @@ impl<'a> Credentials<'a> {
                     .and_then(|password| std::str::from_utf8(password).ok())
                     .filter(|it| is_jwt(it)),
                 certificate,
+                client_id: Some(mqtt.client_id),
+                connection,
             },
             None => Self {
                 user: data.username.as_deref(),
                 password: data.password.as_ref().map(|password| password.as_bytes()),
                 token: data.token.as_ref().map(|token| token.as_str()),
                 certificate,
+                client_id: None,
+                connection,
             },
         }
     }

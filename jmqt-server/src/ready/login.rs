@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jmqt_core::{AuthToken, ClientId, StatusCode};
 
 use super::identity::{Answer, AuthData, Credentials, Identity, IdentitySource};
+use super::unavailable::Unavailable;
 use crate::log_limit::log_limited;
 use crate::tokens::TokenIssuer;
 use crate::validators::{
@@ -20,6 +21,9 @@ const ANONYMOUS: &str = "";
 const SEPARATOR: char = ':';
 /// The first part of the client ids of anonymous clients beside users.
 const ANONYMOUS_NAME: &str = "anonymous";
+
+/// A source cannot answer now.
+const LATER: ConnVerdict = ConnVerdict::Refuse(StatusCode::SERVER_ERROR);
 
 /// The client ids that an MQTT client may ask for. The client id of a JMQT client is its user name.
 ///
@@ -107,6 +111,8 @@ impl Login {
         let credentials = Credentials {
             token: Some(request.token),
             certificate: request.certificate(),
+            client_id: Some(request.client.as_str()),
+            connection: Some(request.connection),
             ..Credentials::default()
         };
         let Answer::Known(identity) = self.identify(&credentials).await? else { return Ok(None) };
@@ -183,7 +189,13 @@ impl AuthValidator for Login {
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, expected));
         };
         let credentials = Credentials::of(request, &data);
-        let reason = match self.identify(&credentials).await? {
+        let answer = match self.identify(&credentials).await {
+            Err(error) if error.is::<Unavailable>() => {
+                return Ok(AuthVerdict::refuse(StatusCode::SERVER_ERROR, "try again later"));
+            }
+            answer => answer?,
+        };
+        let reason = match answer {
             Answer::Known(identity) => match self.client_id(request, &identity) {
                 Ok(client) => {
                     let token = match credentials.token {
@@ -219,14 +231,20 @@ impl ConnValidator for Login {
             Ok((expiry, user, revision)) => {
                 let identity = match request.session::<Identity>() {
                     Some(identity) => Some(identity.clone()),
-                    None => self.restore(&user).await?,
+                    None => match self.restore(&user).await {
+                        Err(error) if error.is::<Unavailable>() => return Ok(LATER),
+                        restored => restored?,
+                    },
                 };
                 (
                     identity.filter(|identity| identity.revision.as_deref() == revision.as_deref()),
                     Some(expiry),
                 )
             }
-            Err(_) => (self.by_token(request).await?, None),
+            Err(_) => match self.by_token(request).await {
+                Err(error) if error.is::<Unavailable>() => return Ok(LATER),
+                identity => (identity?, None),
+            },
         };
         let Some(identity) = identity else {
             let (client, remote) = (request.client, request.connection.remote);

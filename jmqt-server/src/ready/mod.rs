@@ -23,18 +23,28 @@
 //! ```
 
 mod anonymous;
+mod gate;
+mod grants;
+#[cfg(feature = "ready-http")]
+mod http;
 mod identity;
 mod jwt;
 mod login;
 mod password_file;
 mod rules;
 mod rules_file;
+mod unavailable;
+mod wrappers;
 
 pub use crate::watched::{FileError, Problem};
 pub use anonymous::Anonymous;
+#[cfg(feature = "ready-http")]
+pub use http::{HttpBackend, HttpBuilder, HttpCounters, HttpError};
 pub use identity::{Answer, Credentials, Identity, IdentitySource};
 pub use jwt::{InvalidKey, JwtKeys, JwtLogin};
 pub use login::{ClientIds, Login};
 pub use password_file::{EditError, InvalidUserName, PasswordFile};
 pub use rules::{Access, InvalidRules, Rules};
 pub use rules_file::RulesFile;
+pub use unavailable::Unavailable;
+pub use wrappers::{CacheOptions, Cached, Limited, TimedOut};

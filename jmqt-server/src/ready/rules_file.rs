@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use ring::digest;
@@ -14,9 +13,6 @@ use crate::validators::{
     Verdict,
 };
 use crate::watched::{FileError, Watched};
-
-/// A token that has ended is good for this time, in which the server ends the session.
-const LEEWAY: Duration = Duration::from_secs(30);
 
 /// A [`SubValidator`] and [`PubValidator`] that decides by the [`Rules`] of a file, which is looked at every second, and read
 /// again when it has changed.
@@ -68,11 +64,7 @@ impl RulesFile {
 
     /// What the rules for this identity say about a user.
     fn allows(&self, identity: Option<&Identity>, decide: impl FnOnce(&Rules, Option<&str>) -> bool) -> bool {
-        // The client may have authenticated again, with a token that ends before its session does.
-        if identity
-            .and_then(|identity| identity.valid_until)
-            .is_some_and(|end| SystemTime::now() > end + LEEWAY)
-        {
+        if identity.is_some_and(Identity::has_ended) {
             return false;
         }
         match identity {

@@ -11,6 +11,8 @@ use crate::validators::BoxError;
 
 /// The environment variable with the secret.
 pub const SECRET_VARIABLE: &str = "JMQT_TOKEN_SECRET";
+/// The environment variable with the path of a file that has the secret, as container platforms and service managers give one.
+pub const SECRET_FILE_VARIABLE: &str = "JMQT_TOKEN_SECRET_FILE";
 /// The shortest secret in bytes: as long as the signature, so that the signature is the weaker part.
 const SHORTEST_SECRET: usize = 32;
 
@@ -88,12 +90,15 @@ impl TokenSecret {
         Self::parse(text.as_bytes(), SecretOrigin::Random)
     }
 
-    /// Loads the secret from the environment variable [`SECRET_VARIABLE`], or from a file named after the SQLite file
+    /// Loads the secret from the environment variable [`SECRET_VARIABLE`], from the file that [`SECRET_FILE_VARIABLE`] names, or from a file named after the SQLite file
     /// (`jmqt.db.secret` beside `jmqt.db`). A missing file is created, readable by its owner only.
     ///
     /// # Errors
     /// [`SecretError`] names the place that cannot be used, and the cause.
     pub fn load(config: &Config) -> Result<Self, SecretError> {
+        if let Some(file) = named_file() {
+            return Self::in_named_file(&file);
+        }
         let secret = Self::load_with(std::env::var_os(SECRET_VARIABLE).as_deref(), &config.sqlite_path)?;
         if config.redis.is_some() && matches!(secret.origin, SecretOrigin::File(_)) {
             tracing::warn!(target: "jmqt::app", "the token secret is in a file of this node: set {SECRET_VARIABLE} to the same value on all nodes, or tokens are valid on the node that issued them only");
@@ -106,6 +111,9 @@ impl TokenSecret {
     /// # Errors
     /// As of [`load`](Self::load).
     pub fn check(config: &Config) -> Result<(), SecretError> {
+        if let Some(file) = named_file() {
+            return Self::in_named_file(&file).map(drop);
+        }
         Self::check_with(std::env::var_os(SECRET_VARIABLE).as_deref(), &config.sqlite_path)
     }
 
@@ -132,6 +140,13 @@ impl TokenSecret {
             return Self::parse(text.as_encoded_bytes(), SecretOrigin::Environment);
         }
         Self::in_file(&beside(store))
+    }
+
+    /// The secret in a file that must exist: it is shared, so it is not created here.
+    fn in_named_file(path: &Path) -> Result<Self, SecretError> {
+        let text =
+            fs::read(path).map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, SecretOrigin::File(path.to_owned()))
     }
 
     fn in_file(path: &Path) -> Result<Self, SecretError> {
@@ -175,6 +190,14 @@ impl fmt::Display for SecretOrigin {
             Self::Random => f.write_str("memory"),
         }
     }
+}
+
+/// The file of [`SECRET_FILE_VARIABLE`], unless [`SECRET_VARIABLE`] has the secret itself.
+fn named_file() -> Option<PathBuf> {
+    if std::env::var_os(SECRET_VARIABLE).is_some() {
+        return None;
+    }
+    std::env::var_os(SECRET_FILE_VARIABLE).map(PathBuf::from)
 }
 
 /// `jmqt.db` has its secret in `jmqt.db.secret`.
@@ -248,6 +271,21 @@ mod tests {
 
     fn load(store: &Path) -> TokenSecret {
         TokenSecret::load_with(None, store).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_exist_and_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let error = TokenSecret::in_named_file(&path).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the token secret ") && !path.exists(), "{error}");
+        fs::write(&path, format!("{}\n", "x".repeat(SHORTEST_SECRET))).unwrap();
+        assert_eq!(
+            TokenSecret::in_named_file(&path).unwrap().as_bytes(),
+            "x".repeat(SHORTEST_SECRET).as_bytes()
+        );
+        fs::write(&path, "short").unwrap();
+        assert!(matches!(TokenSecret::in_named_file(&path), Err(SecretError::TooShort { found: 5, .. })));
     }
 
     #[test]

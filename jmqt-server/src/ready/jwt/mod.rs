@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use jwt_compact::UntrustedToken;
 use serde::Deserialize;
 
+use super::grants::Grants;
 use super::identity::{Answer, Credentials, Identity, IdentitySource};
-use super::rules::Rules;
 use crate::validators::BoxError;
 use crate::watched::{FileError, Problem, Watched, warn_if_public};
 
@@ -31,7 +31,7 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// | `exp` | the end of the token and of its sessions; required |
 /// | `nbf` | the token is not valid before |
 /// | `client_id` | the client id that the client must have |
-/// | `acl` | what the client may read and write: `{"sub":["news/#"],"pub":["home/%u/#"],"all":["$p2p/%c"]}`, patterns of [`Rules`]. The rules of [`RulesFile`](super::RulesFile) do not count for the client then |
+/// | `acl` | what the client may read and write: `{"sub":["news/#"],"pub":["home/%u/#"],"all":["$p2p/%c"]}`, patterns of [`Rules`](super::Rules). The rules of [`RulesFile`](super::RulesFile) do not count for the client then |
 /// | `iss`, `aud` | compared with [`issuer`](Self::issuer) and [`audience`](Self::audience) if these are set |
 ///
 /// ```
@@ -144,7 +144,7 @@ impl JwtLogin {
         identity.client = claims.client_id.map(Into::into);
         identity.valid_until = Some(expiry.into());
         identity.rules =
-            claims.acl.map(Acl::rules).transpose().map_err(|error| format!("claim acl: {error}"))?;
+            claims.acl.map(Grants::rules).transpose().map_err(|error| format!("claim acl: {error}"))?;
         Ok(identity)
     }
 }
@@ -161,7 +161,7 @@ struct Claims {
     iss: Option<String>,
     aud: Option<Audience>,
     client_id: Option<String>,
-    acl: Option<Acl>,
+    acl: Option<Grants>,
 }
 
 #[derive(Deserialize)]
@@ -177,22 +177,6 @@ impl Audience {
             Self::One(one) => one == audience,
             Self::Several(several) => several.iter().any(|one| one == audience),
         }
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Acl {
-    sub: Vec<String>,
-    r#pub: Vec<String>,
-    all: Vec<String>,
-}
-
-impl Acl {
-    fn rules(self) -> Result<Arc<Rules>, super::InvalidRules> {
-        let read = self.sub.iter().chain(&self.all).map(String::as_str);
-        let write = self.r#pub.iter().chain(&self.all).map(String::as_str);
-        Rules::allowing(read, write).map(Arc::new)
     }
 }
 
