@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod backend;
+mod container;
 mod logins;
 mod rules;
 mod support;
