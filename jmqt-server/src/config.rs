@@ -459,6 +459,16 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
     let mqtt_port = optional_port(settings, "SSL_MQTT_PORT");
     let mqtt_websocket_port = optional_port(settings, "SSL_MQTT_WEBSOCKET_PORT");
     if !settings.switch("ENABLE_SSL", false) {
+        // These have no value unless somebody means it; the other ports are in the shipped file.
+        for (key, port) in [("SSL_MQTT_PORT", mqtt_port), ("SSL_MQTT_WEBSOCKET_PORT", mqtt_websocket_port)] {
+            if let Some(port) = port {
+                settings.note(settings.contradiction(key, port, "it requires ENABLE_SSL = true"));
+            }
+        }
+        if client_cert != ClientCert::None {
+            let value = if client_cert == ClientCert::Required { "REQUIRED" } else { "OPTIONAL" };
+            settings.note(settings.contradiction("SSL_CLIENT_CERT", value, "it requires ENABLE_SSL = true"));
+        }
         return None;
     }
     if [socket_port, websocket_port, mqtt_port, mqtt_websocket_port].iter().all(Option::is_none) {

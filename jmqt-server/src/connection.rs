@@ -173,6 +173,8 @@ pub enum CloseReason {
     TryLater,
     /// Too many `auth` and `conn` packets were refused on this connection (protocol.md 2.1).
     TooManyRefusals,
+    /// The CONNECT of an MQTT client, or the AUTH with which it authenticated again, was refused.
+    LoginRefused,
     /// The client sent too many `auth` packets before a `conn`, granted or refused (protocol.md 2.1).
     TooManyAuths,
     /// The time for which the application accepted the session is over (protocol.md 2.2).
@@ -205,6 +207,7 @@ impl fmt::Display for CloseReason {
             Self::PacketTooLarge => "a packet was too large",
             Self::TryLater => "the server is receiving too much data",
             Self::TooManyRefusals => "too many auth and conn packets were refused",
+            Self::LoginRefused => "its CONNECT or AUTH was refused",
             Self::TooManyAuths => "too many auth packets before conn",
             Self::TokenExpired => "the token of the session has expired",
             Self::ProtocolViolation => "the client violated the transport protocol",

@@ -120,7 +120,9 @@ impl Disconnect {
             CloseReason::IdleTimeout => DisconnectCode::IDLE,
             CloseReason::SlowConsumer | CloseReason::QueueOverflow => DisconnectCode::SLOW,
             CloseReason::NoAcknowledgements => DisconnectCode::NO_ACKNOWLEDGEMENTS,
-            CloseReason::TooManyRefusals | CloseReason::TooManyAuths => DisconnectCode::TOO_MANY_REFUSALS,
+            CloseReason::TooManyRefusals | CloseReason::TooManyAuths | CloseReason::LoginRefused => {
+                DisconnectCode::TOO_MANY_REFUSALS
+            }
             CloseReason::TokenExpired => DisconnectCode::TOKEN_EXPIRED,
             CloseReason::TryLater => DisconnectCode::TRY_LATER,
             CloseReason::StoreUnclear | CloseReason::ServerError => DisconnectCode::SERVER_ERROR,

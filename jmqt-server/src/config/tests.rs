@@ -325,6 +325,24 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
 }
 
 #[test]
+fn keys_of_tls_that_would_have_no_effect_are_refused() {
+    let requires = "it requires ENABLE_SSL = true";
+    for (line, shown) in [
+        ("SSL_MQTT_PORT = 8883", "SSL_MQTT_PORT is 8883"),
+        ("SSL_MQTT_WEBSOCKET_PORT = 0", "SSL_MQTT_WEBSOCKET_PORT is 0"),
+        ("SSL_CLIENT_CERT = 'REQUIRED'", "SSL_CLIENT_CERT is REQUIRED"),
+    ] {
+        refused(from_lines(line), &format!("configuration text: {shown}; {requires}"));
+        refused(
+            from_lines(&format!("ENABLE_SSL = false\n{line}")),
+            &format!("configuration text: {shown}; {requires}"),
+        );
+    }
+    // The shipped file has these.
+    assert!(from_lines("ENABLE_SSL = false\nSSL_SOCKET_PORT = 8011\nSSL_MQTT_PORT = ''").is_ok());
+}
+
+#[test]
 fn certificates_of_clients_need_their_authorities() {
     let ssl = "ENABLE_SSL = true\nSSL_SOCKET_PORT = 1\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\n";
     let wanted = |lines: &str| from_lines(&format!("{ssl}{lines}")).unwrap().ssl.unwrap().client_certificates;

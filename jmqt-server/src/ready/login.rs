@@ -219,8 +219,13 @@ impl AuthValidator for Login {
             Answer::NotMine => "no such user".to_owned(),
         };
         let (remote, user) = (request.connection.remote, credentials.user.unwrap_or_default());
-        log_limited!(info, target: "jmqt::app", %remote, user = ?user.chars().take(64).collect::<String>(), %reason, "A login was refused");
-        Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "wrong credentials"))
+        log_limited!(info, each: (user, remote.ip(), &reason), target: "jmqt::app", %remote, user = ?user.chars().take(64).collect::<String>(), %reason, "A login was refused");
+        // MQTT tells wrong credentials from missing ones.
+        let status = match request.mqtt() {
+            Some(_) if !credentials.is_empty() => StatusCode::INVALID_TOKEN,
+            _ => StatusCode::NOT_ALLOWED,
+        };
+        Ok(AuthVerdict::refuse(status, "wrong credentials"))
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod verbs;
 mod wait;
 
 use std::fmt;
+use std::hash::Hash;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 use crate::budget::Share;
 use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
-use crate::log_limit::log_limited;
+use crate::log_limit::{LogLimits, log_limited, shortened};
 use crate::message::Body;
 use crate::outbox::{Flush, Outbox};
 use crate::store::PublisherId;
@@ -233,13 +234,28 @@ impl Session {
         self.patience.good_packet();
     }
 
+    /// Logs that a request is refused, at most once a minute for each cause and client; in the log of details always.
+    /// `channel`: the channel, topic or filter that it names.
+    pub(crate) fn note_refusal(&self, kind: &str, channel: Option<&str>, cause: impl fmt::Display + Hash) {
+        static LIMITS: LogLimits = LogLimits::new();
+        let (client, remote, channel) = (self.name(), self.info.remote, channel.map(shortened));
+        match LIMITS.permit(&(kind, &cause, client, remote.ip())) {
+            Some(left_out) => {
+                tracing::info!(target: "jmqt::session", left_out, client, %remote, channel, %cause, "refused: {kind}");
+            }
+            None => {
+                tracing::debug!(target: "jmqt::session", client, %remote, channel, %cause, "refused: {kind}");
+            }
+        }
+    }
+
     /// Counts an `auth`. Before a session a limited number is answered (2.1).
     pub(crate) fn count_auth(&mut self) -> Flow {
         if self.member.is_some() || self.patience.survives_auth() {
             return CONTINUE;
         }
         self.shared.hub.counters.refusals_closed.increment();
-        log_limited!(warn, target: "jmqt::session", remote = %self.info.remote, "closing a connection: too many auth packets before conn");
+        log_limited!(warn, each: self.info.remote.ip(), target: "jmqt::session", remote = %self.info.remote, "closing a connection: too many auth packets before conn");
         ControlFlow::Break(CloseReason::TooManyAuths)
     }
 
@@ -252,7 +268,7 @@ impl Session {
             return CONTINUE;
         }
         self.shared.hub.counters.refusals_closed.increment();
-        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection: too many refused auth and conn packets");
+        log_limited!(warn, each: self.info.remote.ip(), target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection: too many refused auth and conn packets");
         ControlFlow::Break(CloseReason::TooManyRefusals)
     }
 

@@ -14,6 +14,7 @@ use super::Session;
 use super::buffer::ReadBuffer;
 use super::idle::{Due, Observed};
 use crate::connection::{CONTINUE, CloseReason, Flow};
+use crate::log_limit::log_limited;
 use crate::transport::PING;
 use crate::validators::{Asked, Question, let_go, poll_at_once, poll_guarded};
 
@@ -249,7 +250,7 @@ impl Session {
     /// Logs and counts an invalid answer of a validator as a failure.
     pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
         self.shared.hub.counters.validator_failures.increment();
-        tracing::error!(target: "jmqt::app", client = self.name(), remote = %self.info.remote, %mistake, "{what} returned an invalid answer");
+        log_limited!(error, each: what, target: "jmqt::app", client = self.name(), remote = %self.info.remote, %mistake, "{what} returned an invalid answer");
     }
 
     /// Writes the collected pushes, and waits until the outbox has room for an answer. Returns `Break` if the

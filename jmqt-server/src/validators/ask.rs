@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::BoxError;
+use crate::log_limit::log_limited;
 
 /// The result of calling a validator.
 pub(crate) enum Asked<T> {
@@ -20,20 +21,20 @@ pub(crate) enum Asked<T> {
 }
 
 impl<T> Asked<T> {
-    /// The answer, or `None` after logging the failure. Failures are logged only here. `remote`: the address of the connection,
-    /// if the question is about one.
+    /// The answer, or `None` after logging the failure, at most once a minute for each validator and kind of failure. Failures
+    /// are logged only here. `remote`: the address of the connection, if the question is about one.
     pub(crate) fn logged(self, what: &'static str, client: &str, remote: Option<SocketAddr>) -> Option<T> {
         let remote = remote.map(tracing::field::display);
         match self {
             Self::Answer(answer) => return Some(answer),
             Self::Failed(error) => {
-                tracing::error!(target: "jmqt::app", client, remote, %error, "{what} failed");
+                log_limited!(error, each: what, target: "jmqt::app", client, remote, %error, "{what} failed");
             }
             Self::Panicked(message) => {
-                tracing::error!(target: "jmqt::app", client, remote, panic = message, "{what} panicked");
+                log_limited!(error, each: what, target: "jmqt::app", client, remote, panic = message, "{what} panicked");
             }
             Self::TimedOut => {
-                tracing::error!(target: "jmqt::app", client, remote, "{what} did not answer in time");
+                log_limited!(error, each: what, target: "jmqt::app", client, remote, "{what} did not answer in time");
             }
         }
         None
@@ -55,7 +56,7 @@ pub(crate) fn asking<'a, T: 'a>(ask: impl FnOnce() -> Question<'a, T>) -> Questi
 pub(crate) fn let_go<T>(what: &'static str, question: Question<'_, T>) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(question))) {
         let message = panic_message(&*panic);
-        tracing::error!(target: "jmqt::app", message, "{what} panicked while the server dropped its future");
+        log_limited!(error, each: what, target: "jmqt::app", message, "{what} panicked while the server dropped its future");
     }
 }
 

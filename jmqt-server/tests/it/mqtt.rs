@@ -20,6 +20,7 @@ mod exactly_once;
 mod exchange;
 mod filters;
 mod fuzzing;
+mod log;
 mod malformed;
 mod replies;
 mod rules;

@@ -1,12 +1,8 @@
 //! Clients with a wrong port are answered at once, and the log says where they belong (docs/mqtt.md, Ports).
 
-use std::sync::{Arc, Mutex};
-
 use jmqt_server::Protocol;
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use tracing_subscriber::{Layer, Registry};
 
-use crate::support::{Client, TestServer};
+use crate::support::{Client, TestServer, logged};
 
 /// CONNECT of MQTT 3.1.1 and of MQTT 5.
 const CONNECT: [&[u8]; 2] =
@@ -152,46 +148,18 @@ async fn a_websocket_for_mqtt_on_a_port_for_jmqt_is_refused() {
     assert_eq!(server.counters().wrong_ports, 2);
 }
 
-/// Keeps the lines of the log that an operator sees by default.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-struct Text(String);
-
-impl tracing::field::Visit for Text {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        self.0.push_str(&format!(" {}={value:?}", field.name()));
-    }
-}
-
-impl<S: tracing::Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() <= tracing::Level::INFO {
-            let mut text = Text(String::new());
-            event.record(&mut text);
-            self.0.lock().unwrap().push(text.0);
-        }
-    }
-}
-
 #[test]
 fn the_log_names_the_address_and_the_right_port_once_for_each_kind() {
-    let lines = Lines::default();
-    let subscriber = Registry::default().with(lines.clone());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(async {
-            let server = start().await;
-            for _ in 0..2 {
-                answer_to(&server, Protocol::Socket, false, CONNECT[0]).await;
-                answer_to(&server, Protocol::Mqtt, false, AUTH).await;
-                answer_to(&server, Protocol::Mqtt, false, GET).await;
-                answer_to(&server, Protocol::Mqtt, false, TLS).await;
-                answer_to(&server, Protocol::Mqtt, false, b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n").await;
-            }
-        });
+    let lines = logged(async {
+        let server = start().await;
+        for _ in 0..2 {
+            answer_to(&server, Protocol::Socket, false, CONNECT[0]).await;
+            answer_to(&server, Protocol::Mqtt, false, AUTH).await;
+            answer_to(&server, Protocol::Mqtt, false, GET).await;
+            answer_to(&server, Protocol::Mqtt, false, TLS).await;
+            answer_to(&server, Protocol::Mqtt, false, b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n").await;
+        }
     });
-    let lines = lines.0.lock().unwrap();
     let about: Vec<_> = lines.iter().filter(|line| line.contains(" came to the port of ")).collect();
     for (line, parts) in about.iter().zip([
         ["MQTT over TCP came to the port of SOCKET_PORT", "MQTT_PORT", "MQTT_ON_JMQT_PORTS = true"],

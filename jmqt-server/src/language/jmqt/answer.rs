@@ -25,9 +25,6 @@ pub(super) fn framed(session: &Session, packet: &Packet<'_>) -> Vec<u8> {
 
 /// Logs a refusal. Publishes are logged where they are refused, because not all of them are answered.
 fn log_refusal(session: &Session, packet: &Packet<'_>) {
-    if !tracing::enabled!(target: "jmqt::session", tracing::Level::DEBUG) {
-        return;
-    }
     let (status, channel) = match packet {
         Packet::AuthAck(AuthAck { outcome: AuthOutcome::Refused { status, .. } }) => (*status, None),
         Packet::ConnAck(ack) => (ack.status, None),
@@ -37,7 +34,7 @@ fn log_refusal(session: &Session, packet: &Packet<'_>) {
     };
     if !status.is_ok() {
         let kind = packet.packet_type().as_str().trim_end_matches("Ack");
-        tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, channel, ?status, "refused: {kind}");
+        session.note_refusal(kind, channel, status);
     }
 }
 

@@ -115,7 +115,10 @@ async fn refuse(
     publish: &Pub<'_>,
     status: StatusCode,
 ) -> Flow {
-    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, channel = &*publish.channel, ?status, "refused: pub");
+    // That a receiver is away is an answer like others.
+    if status != StatusCode::CLIENT_OFFLINE {
+        session.note_refusal("pub", Some(&publish.channel), status);
+    }
     if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
         return CONTINUE;
     }

@@ -1,5 +1,6 @@
 //! CONNACK: accepting and refusing a CONNECT (3.2).
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::pin::pin;
 
@@ -15,7 +16,7 @@ use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
 use super::{Client, State, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::{Limits, Shared};
-use crate::log_limit::log_limited;
+use crate::log_limit::{log_limited, shortened};
 use crate::message::Data;
 use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
 use crate::session::{Session, verbs};
@@ -37,17 +38,17 @@ fn refuse_with(session: &mut Session, reason: ReasonCode, properties: Properties
 pub(super) fn reject(
     shared: &Shared,
     session: &mut Session,
-    version: Version,
+    connect: &Connect<'_>,
     reason: ReasonCode,
     text: &str,
 ) -> Flow {
-    let remote = session.info.remote;
-    log_limited!(info, target: "jmqt::session", %remote, %reason, text, "refused: CONNECT");
+    let (client, remote) = (shortened(connect.client_id), session.info.remote);
+    log_limited!(info, each: (reason, text, client, remote.ip()), target: "jmqt::session", client, %remote, %reason, text, "refused: CONNECT");
     if matches!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED) {
         shared.hub.counters.refusals_closed.increment();
     }
     // Before MQTT 5 not every reason has a return code.
-    if version == Version::V5 {
+    if connect.version == Version::V5 {
         let mut properties = PropertyBuf::new();
         if !text.is_empty() {
             let _ = properties.push(Property::ReasonString(text)); // a text that is too long is left out
@@ -56,7 +57,7 @@ pub(super) fn reject(
     } else if reason.connack_v3().is_some() {
         refuse(session, reason);
     }
-    ControlFlow::Break(CloseReason::TooManyRefusals)
+    ControlFlow::Break(CloseReason::LoginRefused)
 }
 
 /// Begins the session of a client that has proved its identity, by an authentication method if it has named one, whose last
@@ -72,11 +73,11 @@ pub(super) async fn accept(
     let (version, asked) = (connect.version, connect.properties);
     if !connect.client_id.is_empty() && grant.client.as_str() != connect.client_id {
         let text = "the application gives this user another client id: connect with that one, or with none";
-        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, text);
+        return reject(shared, session, connect, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, text);
     }
     let will = match will(shared, session, connect, &grant.client).await? {
         Ok(will) => will,
-        Err((reason, text)) => return reject(shared, session, version, reason, text),
+        Err((reason, text)) => return reject(shared, session, connect, reason, &text),
     };
     let has_will = will.is_some();
     let expiry = session_expiry(&shared.limits, connect);
@@ -91,7 +92,7 @@ pub(super) async fn accept(
     };
     if fitting(session, &Packet::ConnAck(accepted)).is_none() {
         let text = "CONNACK is longer than the maximum packet size of the client";
-        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE, text);
+        return reject(shared, session, connect, ReasonCode::PACKET_TOO_LARGE, text);
     }
     if version == Version::V5 {
         session.outbox.set_topic_aliases(asked.topic_alias_maximum().unwrap_or(0));
@@ -107,11 +108,11 @@ pub(super) async fn accept(
     let opened = match verbs::open(shared, session, opening).await? {
         Ok(opened) => opened,
         Err(NotOpened::Refused(status)) => {
-            return reject(shared, session, version, refused_login(status), "");
+            return reject(shared, session, connect, refused_login(status), "");
         }
         Err(NotOpened::TooManyTakeovers(_)) => {
             let text = "connections with this client id end each other: give each client its own id";
-            return reject(shared, session, version, ReasonCode::SERVER_BUSY, text);
+            return reject(shared, session, connect, ReasonCode::SERVER_BUSY, text);
         }
     };
     session.keep_alive(connect.keep_alive);
@@ -192,22 +193,25 @@ async fn will(
     session: &mut Session,
     connect: &Connect<'_>,
     id: &ClientId,
-) -> Flow<Result<Option<NewWill>, (ReasonCode, &'static str)>> {
+) -> Flow<Result<Option<NewWill>, (ReasonCode, Cow<'static, str>)>> {
     let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
     let channel = match channel_of(will.topic) {
         Ok(channel) if channel.kind() != ChannelKind::Control => channel,
         Ok(_) => {
             let text = "the topic of a will must not begin with $, except for $p2p/";
-            return ControlFlow::Continue(Err((ReasonCode::TOPIC_NAME_INVALID, text)));
+            return ControlFlow::Continue(Err((ReasonCode::TOPIC_NAME_INVALID, text.into())));
         }
         Err(refusal) => {
-            return ControlFlow::Continue(Err((refusal.reason, "the topic of the will cannot be used")));
+            return ControlFlow::Continue(Err((
+                refusal.reason,
+                "the topic of the will cannot be used".into(),
+            )));
         }
     };
     if will.properties.payload_format_indicator() == Some(true) && std::str::from_utf8(will.payload).is_err()
     {
         let text = "the will is declared as UTF-8, and is not";
-        return ControlFlow::Continue(Err((ReasonCode::PAYLOAD_FORMAT_INVALID, text)));
+        return ControlFlow::Continue(Err((ReasonCode::PAYLOAD_FORMAT_INVALID, text.into())));
     }
     let retain = if will.retain { Retain::Yes } else { Retain::No };
     let qos = will.qos.into();
@@ -223,6 +227,12 @@ async fn will(
     let (info, attached) = (session.info, session.attached.clone());
     let data = attached.as_ref().and_then(|attached| attached.data_for(id));
     let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, data, &will))).await?;
-    let refused = (ReasonCode::NOT_AUTHORIZED, "the application refuses the will");
-    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(refused) })
+    if is_allowed {
+        return ControlFlow::Continue(Ok(Some(will)));
+    }
+    let topic = shortened(connect.will.map_or("", |will| will.topic));
+    let text = format!(
+        "the will is refused: the client may not publish to `{topic}`. Connect without it, or with another topic"
+    );
+    ControlFlow::Continue(Err((ReasonCode::NOT_AUTHORIZED, text.into())))
 }

@@ -71,7 +71,7 @@ pub(super) async fn handle_auth(
 
 /// Ends the session of a client that could not authenticate again [MQTT-4.12.1-2].
 fn end(shared: &Shared, session: &Session, client: &mut Client, status: StatusCode) -> Flow {
-    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, %status, "refused: AUTH");
+    session.note_refusal("AUTH", None, status);
     shared.hub.counters.refusals_closed.increment();
     fail_with(
         client,
@@ -84,5 +84,5 @@ fn end(shared: &Shared, session: &Session, client: &mut Client, status: StatusCo
 
 fn fail_with(client: &mut Client, reason: ReasonCode) -> Flow {
     client.farewell = Farewell::Because(reason);
-    ControlFlow::Break(CloseReason::TooManyRefusals)
+    ControlFlow::Break(CloseReason::LoginRefused)
 }

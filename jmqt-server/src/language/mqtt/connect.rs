@@ -29,14 +29,14 @@ pub(super) async fn handle_connect(
         && let Err(error) = ClientId::parse(connect.client_id)
     {
         let text = error.to_string();
-        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, &text);
+        return reject(shared, session, &connect, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, &text);
     }
     if let Some(method) = asked.authentication_method() {
         return login::begin(shared, session, state, bytes, &connect, method).await;
     }
     match authenticate(shared, session, &connect).await? {
         Ok(grant) => accept(shared, session, state, &connect, grant, None).await,
-        Err(refused) => reject(shared, session, version, refused_login(refused.status), &refused.message),
+        Err(refused) => reject(shared, session, &connect, refused_login(refused.status), &refused.message),
     }
 }
 

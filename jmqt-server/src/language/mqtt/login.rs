@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use jmqt_mqtt::{Connect, Frame, Packet, ReasonCode, Sender, Version};
+use jmqt_mqtt::{Connect, Frame, Packet, ReasonCode, Sender};
 
 use super::State;
 use super::accept::{accept, asked_of, refuse, refused_login, reject};
@@ -40,8 +40,8 @@ pub(super) async fn begin(
     let packet = ExchangePacket { method, data, client_id: connect.client_id, mqtt: Some(&mqtt) };
     let with = match verbs::begin_exchange(shared, session, packet).await? {
         Ok(Some(with)) => with,
-        Ok(None) => return reject(shared, session, Version::V5, ReasonCode::BAD_AUTHENTICATION_METHOD, ""),
-        Err(status) => return reject(shared, session, Version::V5, refused_login(status), ""),
+        Ok(None) => return reject(shared, session, connect, ReasonCode::BAD_AUTHENTICATION_METHOD, ""),
+        Err(status) => return reject(shared, session, connect, refused_login(status), ""),
     };
     let exchange = Exchange::new(with);
     proceed(shared, session, state, Login { connect: bytes.into(), exchange }, data).await
@@ -101,7 +101,7 @@ async fn proceed(
     match exchange.answer(shared, session, packet).await? {
         Answer::Challenge(data) => {
             if send(session, ReasonCode::CONTINUE_AUTHENTICATION, method, Some(&data)).is_err() {
-                return reject(shared, session, Version::V5, ReasonCode::PACKET_TOO_LARGE, "");
+                return reject(shared, session, &connect, ReasonCode::PACKET_TOO_LARGE, "");
             }
             session.auth_answered();
             *state = State::Authenticating(Box::new(Login { connect: bytes, exchange }));
@@ -110,7 +110,7 @@ async fn proceed(
         Answer::Granted(grant, data) => {
             accept(shared, session, state, &connect, *grant, Some((method, data.as_deref()))).await
         }
-        Answer::Refused(status) => reject(shared, session, Version::V5, refused_login(status), ""),
-        Answer::TooLong => reject(shared, session, Version::V5, ReasonCode::QUOTA_EXCEEDED, ""),
+        Answer::Refused(status) => reject(shared, session, &connect, refused_login(status), ""),
+        Answer::TooLong => reject(shared, session, &connect, ReasonCode::QUOTA_EXCEEDED, ""),
     }
 }

@@ -55,12 +55,12 @@ pub(super) async fn handle_publish(
         Some(channel) if channel.kind() == ChannelKind::Plain && !topic.contains('%') => channel.clone(),
         _ => match channel_of(topic) {
             Ok(channel) => channel,
-            Err(refusal) => return refuse(shared, session, client, id, publish, refusal).await,
+            Err(refusal) => return refuse(shared, session, client, id, (topic, publish), refusal).await,
         },
     };
     if !publish.is_format_valid() {
         let refusal = Refusal::new(ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not UTF-8");
-        return refuse(shared, session, client, id, publish, refusal).await;
+        return refuse(shared, session, client, id, (topic, publish), refusal).await;
     }
     let attributes = attributes(client.version, publish);
     if channel.kind() == ChannelKind::Control {
@@ -89,7 +89,7 @@ pub(super) async fn handle_publish(
     };
     match verbs::publish(shared, session, id, &channel, &publication).await? {
         Ok(()) => CONTINUE,
-        Err(status) => refuse(shared, session, client, id, publish, Refusal::of(status)).await,
+        Err(status) => refuse(shared, session, client, id, (topic, publish), Refusal::of(status)).await,
     }
 }
 
@@ -103,7 +103,7 @@ fn receive(shared: &Shared, session: &Session, client: &Client, packet: PacketId
 /// releases them when it comes back (3.3.4).
 fn too_many(shared: &Shared, session: &Session, client: &mut Client) -> Flow {
     let limit = shared.limits.receive_maximum;
-    log_limited!(info, target: "jmqt::session", client = session.name(), remote = %session.info.remote, limit, "closing a connection: more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM), which the client was told");
+    log_limited!(info, each: session.name(), target: "jmqt::session", client = session.name(), remote = %session.info.remote, limit, "closing a connection: more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM), which the client was told");
     let problem = "more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM)";
     fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem)
 }
@@ -250,12 +250,14 @@ async fn refuse(
     session: &mut Session,
     client: &Client,
     id: &ClientId,
-    publish: &Publish<'_>,
+    (topic, publish): (&str, &Publish<'_>),
     refusal: Refusal,
 ) -> Flow {
     let Refusal { reason, status, text } = refusal;
     shared.hub.counters.publishes_refused.increment();
-    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, %reason, "refused: PUBLISH");
+    if reason.is_error() {
+        session.note_refusal("PUBLISH", Some(topic), reason);
+    }
     let (packet, exactly_once) = match publish.delivery {
         Delivery::AtMostOnce => return CONTINUE,
         Delivery::AtLeastOnce { id, .. } => (id, false),

@@ -140,6 +140,9 @@ pub(super) async fn handle_subscribe(
                 return fail(shared, session, client, ReasonCode::TOPIC_FILTER_INVALID, &error.to_string());
             }
         };
+        if code.is_error() {
+            session.note_refusal("SUBSCRIBE", Some(text), code);
+        }
         codes.push(code.code());
     }
     let ack = Codes { id: subscribe.id, properties: Properties::EMPTY, codes: &codes };
@@ -391,6 +394,9 @@ pub(super) async fn handle_unsubscribe(
                 return fail(shared, session, client, ReasonCode::TOPIC_FILTER_INVALID, &error.to_string());
             }
         };
+        if code.is_error() {
+            session.note_refusal("UNSUBSCRIBE", Some(text), code);
+        }
         codes.push(code.code());
     }
     // Before MQTT 5 an UNSUBACK has no codes.

@@ -243,7 +243,7 @@ fn has_room(
         || persistence == Persistence::Persistent && persistent >= limits.persistent_subscriptions;
     if is_refused {
         shared.hub.counters.subscriptions_refused.increment();
-        log_limited!(warn, target: "jmqt::session", %client, all, persistent, "refused a subscription: the client has reached MAX_SUBSCRIPTIONS_PER_CLIENT or MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT");
+        log_limited!(warn, each: client, target: "jmqt::session", %client, all, persistent, "refused a subscription: the client has reached MAX_SUBSCRIPTIONS_PER_CLIENT or MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT");
     }
     !is_refused
 }

@@ -11,6 +11,7 @@
 
 mod app;
 mod client;
+mod log;
 mod packets;
 mod server;
 
@@ -21,6 +22,7 @@ use jmqt_server::{ChannelName, ClientId};
 
 pub use app::{Asked, Behaviour, Gate, Notice, OwnedControl, TestApp};
 pub use client::{Client, Incoming, Push, Stream, Told};
+pub use log::logged;
 pub use packets::PacketReader;
 pub use server::TestServer;
 pub use test_support::UPGRADE;
