@@ -215,6 +215,7 @@ export class Session {
       }
       return false;
     }
+    const isFirst = !this.#understood;
     this.#understood = true;
     switch (packet.type) {
       case 'push':
@@ -255,7 +256,7 @@ export class Session {
         const reason = disconnectReason(code, words, seconds);
         this.destroy(
           reason
-            ? endedByServer(this.#url, reason)
+            ? endedByServer(this.#url, reason, isFirst)
             : new ConnectionLostError(`the server ended the connection to ${this.#url} with code ${code}: ${words}`),
         );
         return true;

@@ -12,6 +12,9 @@ import type { Transport, TransportEvents, TransportOptions } from './transport.j
 
 const NUL = 0;
 const TLS_ALERT = 0x15;
+/** The first bytes of CONNACK and DISCONNECT of MQTT. */
+const MQTT_CONNACK = 0x20;
+const MQTT_DISCONNECT = 0xe0;
 
 export function openSocket(url: URL, options: TransportOptions, events: TransportEvents): Transport {
   return new SocketTransport(url, options, events);
@@ -119,6 +122,15 @@ class SocketTransport implements Transport {
   #looksLikePacket(chunk: Buffer): boolean {
     this.#received = true;
     const first = String.fromCharCode(chunk[0] ?? 0);
+    if (isMqtt(chunk)) {
+      this.#closed(
+        new WrongServerError(
+          `${this.#where} answers with MQTT: that is the port of an MQTT server (usually 1883, with TLS 8883); the ` +
+            'TCP port of a JMQT server is usually 8010, with TLS 8011',
+        ),
+      );
+      return false;
+    }
     if (first === '{' || first.trim() === '') return true;
     if (chunk[0] === TLS_ALERT) {
       this.#closed(
@@ -166,4 +178,11 @@ class SocketTransport implements Transport {
     this.destroy();
     events?.closed(error);
   }
+}
+
+/** A server of MQTT refuses what it does not understand. The first byte of a CONNACK is a space; no white space follows it. */
+function isMqtt(chunk: Buffer): boolean {
+  const length = chunk[1];
+  if (chunk[0] === MQTT_CONNACK) return length !== undefined && length >= 2 && length < 0x20 && !(length >= 9 && length <= 13);
+  return chunk[0] === MQTT_DISCONNECT;
 }

@@ -1,7 +1,7 @@
 /** One packet per text message over the platform's own WebSocket (§3). */
 import { ConnectionLostError, NetworkError, UsageError, WrongServerError } from './errors.js';
 import type { JmqtError } from './errors.js';
-import { describeReason, disconnectReason } from './reason.js';
+import { DisconnectCode, describeReason, disconnectReason } from './reason.js';
 import type { DisconnectReason } from './reason.js';
 import { HIGH_WATER_BYTES } from './transport.js';
 import type { Transport, TransportEvents, WebSocketConstructor, WebSocketLike } from './transport.js';
@@ -116,7 +116,15 @@ export function closedError(
   );
 }
 
-/** The server has said why it ends the connection (protocol.md 2.22). */
-export function endedByServer(url: string, reason: DisconnectReason): ConnectionLostError {
-  return new ConnectionLostError(`the server ended the connection to ${url}: ${describeReason(reason)}`, { reason });
+/**
+ * The server has said why it ends the connection (protocol.md 2.22). If that is the first thing it says, it takes the
+ * packets for bad ones, because they belong to another port.
+ */
+export function endedByServer(url: string, reason: DisconnectReason, isFirst = false): ConnectionLostError {
+  const advice = isFirst && reason.code === DisconnectCode.BAD_PACKETS ? `; ${PORTS}` : '';
+  const message = `the server ended the connection to ${url}: ${describeReason(reason)}${advice}`;
+  return new ConnectionLostError(message, { reason });
 }
+
+const PORTS =
+  'the URL may have the port of another protocol: jmqt:// is usually 8010, jmqts:// 8011, ws:// 8012, wss:// 8013';

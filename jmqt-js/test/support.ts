@@ -43,6 +43,8 @@ export interface ServerSettings {
   timeoutSeconds?: number;
   /** PEM files: the server listens with TLS as well. */
   tls?: { cert: string; key: string };
+  /** The server listens for MQTT as well. */
+  mqtt?: boolean;
   environment?: Record<string, string>;
 }
 
@@ -51,7 +53,7 @@ export class SampleServer {
   readonly #folder = mkdtempSync(join(tmpdir(), 'jmqt-js-'));
   readonly #settings: ServerSettings;
   #child: ChildProcess | undefined;
-  /** By the names in the log: tcp, ws, tls, wss. 0 at first, then what the system gave. */
+  /** By the names in the log: tcp, ws, tls, wss, mqtt. 0 at first, then what the system gave. */
   readonly #ports = new Map<string, number>();
   readonly #vanish = (): void => {
     this.#child?.kill('SIGKILL');
@@ -87,6 +89,10 @@ export class SampleServer {
     return this.#ports.get('wss') ?? 0;
   }
 
+  get mqttPort(): number {
+    return this.#ports.get('mqtt') ?? 0;
+  }
+
   async start(environment: Record<string, string> = {}): Promise<void> {
     const config = join(this.#folder, 'server.conf');
     const lines = [
@@ -96,12 +102,13 @@ export class SampleServer {
       `SQLITE_PATH = ${JSON.stringify(join(this.#folder, 'jmqt.db'))}`,
       `TIMEOUT_SECONDS = ${this.#settings.timeoutSeconds ?? 60}`,
     ];
-    const { tls } = this.#settings;
+    const { mqtt, tls } = this.#settings;
+    if (mqtt) lines.push(`MQTT_PORT = ${this.mqttPort}`);
     if (tls) {
       lines.push('ENABLE_SSL = true', `SSL_CERT_PATH = ${JSON.stringify(tls.cert)}`, `SSL_KEY_PATH = ${JSON.stringify(tls.key)}`);
       lines.push(`SSL_SOCKET_PORT = ${this.tlsPort}`, `SSL_WEBSOCKET_PORT = ${this.wssPort}`);
     }
-    const expected = tls ? ['tcp', 'ws', 'tls', 'wss'] : ['tcp', 'ws'];
+    const expected = ['tcp', 'ws', ...(tls ? ['tls', 'wss'] : []), ...(mqtt ? ['mqtt'] : [])];
     const listens = new Set<string>();
     writeFileSync(config, lines.join('\n') + '\n');
     const child = spawn(sampleServer as string, ['--config', config], {

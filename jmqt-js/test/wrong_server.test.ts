@@ -67,6 +67,24 @@ test('a server of another protocol is recognised', async (t) => {
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${json}`), { name: 'WrongServerError', message: /unexpected packet type "hello"/ });
 });
 
+test('a server of MQTT is recognised', async (t) => {
+  for (const answer of ['\x20\x02\x00\x01', '\x20\x03\x00\x84\x00', '\xe0\x01\x81']) {
+    const port = await listening(t, saying(answer));
+    await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), {
+      name: 'WrongServerError',
+      message: /answers with MQTT: .*1883.*usually 8010/,
+    });
+  }
+});
+
+test('the error names the usual ports if that of MQTT is used', { skip }, async (t) => {
+  const server = await startServer(t, { mqtt: true });
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${server.mqttPort}`), {
+    status: 9,
+    message: /4501 BAD_PACKETS: this port is for MQTT.*; the URL may have the port of another protocol: jmqt:\/\/ is usually 8010/,
+  });
+});
+
 test('the error names the right port if TCP and WebSocket ports are exchanged', { skip }, async (t) => {
   const server = await startServer(t);
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${server.wsPort}`), {

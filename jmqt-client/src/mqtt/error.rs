@@ -278,6 +278,8 @@ fn connect_advice(reason: ReasonCode, message: &str) -> &'static str {
             "; choose the other version of MQTT (option `version`, --v3)"
         }
         ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => "; choose another client id (option `client_id`, --id)",
+        // The server knows better here, too, for example that it refuses the will.
+        ReasonCode::NOT_AUTHORIZED if !message.is_empty() => "",
         ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED => {
             "; check user name and password (mqtt://user:password@host), and whether this client id is allowed"
         }

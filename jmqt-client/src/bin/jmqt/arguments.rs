@@ -135,7 +135,7 @@ any of its keys.";
 const REQUEST_EXAMPLES: &str = "\
 Example:
   jmqt request '$mySubscriptions'               in quotes, or without the $: a shell would take it for a variable
-  jmqt request '$online' --url mqtt://localhost   asks the application of a JMQT server, at its MQTT port";
+  jmqt request '$online' --url mqtt://localhost   asks the application of a JMQT server, at its MQTT port, also with --v3";
 
 const CONNECTION: &str = "Connection";
 const TLS: &str = "TLS";
@@ -488,7 +488,7 @@ const CODEC: &str = "utf8, json, msgpack, cbor (both from and to JSON), binary, 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = MQTT)]
 pub(crate) struct RequestMqtt {
-    /// The topic for the reply [default: reply/ and the client id]
+    /// The topic for the reply, with MQTT 5 [default: reply/ and the client id]
     #[arg(long, value_name = "TOPIC")]
     pub(crate) response_topic: Option<String>,
     #[arg(long, value_name = "CODEC", help = CODEC)]

@@ -271,6 +271,20 @@ async fn a_password_is_never_printed() {
 }
 
 #[tokio::test]
+async fn a_refused_will_is_told_with_advice() {
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let command = ["sub", "a", "--will-topic", "gone", "--url", &url];
+    for (more, advice) in
+        [(&[][..], "may not publish to `gone`. Connect without it"), (&["--v3"], "leave out --will-topic")]
+    {
+        let (code, _, error) = run_bare(&[&command, more].concat()).await;
+        assert!(code == Some(4) && error.contains(advice), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn headers_are_sent_with_the_request_for_a_websocket() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -343,6 +357,14 @@ async fn a_request_that_nobody_can_answer_says_how_to_ask_an_application() {
     assert_eq!(code, Some(5), "{error}");
     assert!(error.contains("no reply yet") && error.contains(advice), "{error}");
     assert_eq!(run(&url, &["request", "$echo", "[1]"]).await, "[1]\n");
+    // Before MQTT 5 the application answers on another topic, and nobody else can.
+    assert_eq!(run(&url, &["request", "$echo", "[1]", "--v3"]).await, "[1]\n");
+    for arguments in
+        [&["request", "echo", "--v3"][..], &["request", "$echo", "--v3", "--response-topic", "a"]]
+    {
+        let (code, _, error) = run_bare(&[arguments, &["--url", &url]].concat()).await;
+        assert!(code == Some(2) && error.contains("MQTT 5"), "{error}");
+    }
     server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::INVALID_CHANNEL));
     let (code, _, error) = run_bare(&["request", "$echo", "--url", &url]).await;
     assert_eq!(code, Some(4), "{error}");

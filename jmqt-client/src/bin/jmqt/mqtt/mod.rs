@@ -8,7 +8,9 @@ mod subscribe;
 use std::ffi::OsString;
 use std::path::Path;
 
-use jmqt_client::mqtt::{ConnectError, Error, Options, Publish, Qos, Server, Version, Will};
+use jmqt_client::mqtt::{
+    Client, ConnectError, Error, Options, Publish, Qos, ReasonCode, Server, Version, Will,
+};
 
 use crate::arguments::{Arguments, Command, ConnectionArguments, Input, WillMqtt};
 use crate::peer::Target;
@@ -74,6 +76,21 @@ pub(crate) const fn qos(number: u8) -> Qos {
         1 => Qos::AtLeastOnce,
         _ => Qos::ExactlyOnce,
     }
+}
+
+/// Connects. A server may refuse a client because of its will, and before MQTT 5 cannot say so.
+async fn connect(options: Options) -> Result<Client, Failure> {
+    let has_will = options.will.is_some();
+    Client::connect(options).await.map_err(|error| {
+        let advises = has_will
+            && matches!(&error, ConnectError::Refused { reason: ReasonCode::NOT_AUTHORIZED, message, .. } if message.is_empty());
+        let failure = Failure::from(error);
+        if !advises {
+            return failure;
+        }
+        let message = format!("{}; or this user may not publish the will: leave out --will-topic", failure.message);
+        failure.reworded(message)
+    })
 }
 
 fn will(given: &WillMqtt) -> Result<Option<Will>, Failure> {

@@ -37,7 +37,7 @@ pub(super) async fn run(
     let maker = Maker::new(&options, command, topic, &input, mqtt);
     // What is wrong with the only message is told before there is a connection.
     let first = whole.as_deref().map(|bytes| maker.make(bytes.to_vec(), 1)).transpose()?;
-    let client = Client::connect(options).await?;
+    let client = super::connect(options).await?;
     let mut sender =
         Sender { client, maker, receipts: VecDeque::new(), published: 0, failed: 0, unsent: 0, first: None };
     let sent = match (whole, first) {

@@ -1,8 +1,9 @@
-//! `jmqt request` with an MQTT server: a request with a response topic and correlation data (MQTT 5, 4.10).
+//! `jmqt request` with an MQTT server: a request with a response topic and correlation data (MQTT 5, 4.10). Before MQTT 5 only
+//! the application of a JMQT server can be asked, which answers on `$reply/NAME`.
 
 use std::time::Duration;
 
-use jmqt_client::mqtt::{Client, Error, Options, Publish, Qos, ReasonCode, Version};
+use jmqt_client::mqtt::{Error, Options, Publish, Qos, ReasonCode, Version};
 
 use super::subscribe::Shown;
 use crate::arguments::RequestMqtt;
@@ -19,27 +20,31 @@ pub(super) async fn run(
     mqtt: RequestMqtt,
     output: Output,
 ) -> Result<(), Failure> {
-    if options.version != Version::V5 {
-        return Err(Failure::usage("requests need MQTT 5: older versions have no response topics"));
-    }
-    let response = mqtt.response_topic.unwrap_or_else(|| format!("reply/{}", options.client_id));
+    let is_5 = options.version == Version::V5;
+    let response = match (is_5, mqtt.response_topic) {
+        (true, named) => named.unwrap_or_else(|| format!("reply/{}", options.client_id)),
+        (false, Some(_)) => return Err(Failure::usage("--response-topic needs MQTT 5")),
+        (false, None) => reply_topic(topic)?,
+    };
     let correlation = random_digits()?;
     let codec = mqtt.codec.or_else(|| options.topics.of(topic).codec);
     // Without data there is none to encode.
     let encoded =
         encode(codec.as_ref().filter(|_| !data.is_empty()), data.into_bytes()).map_err(Failure::usage)?;
-    let mut message = Publish::new(topic, encoded.payload)?.at_least_once().response_topic(&response);
-    if let Some(content_type) = encoded.content_type {
-        message = message.content_type(content_type);
+    let mut message = Publish::new(topic, encoded.payload)?.at_least_once();
+    if is_5 {
+        if let Some(content_type) = encoded.content_type {
+            message = message.content_type(content_type);
+        }
+        if encoded.is_text {
+            message = message.as_text();
+        }
+        message = message.response_topic(&response).correlation_data(correlation.as_bytes());
     }
-    if encoded.is_text {
-        message = message.as_text();
-    }
-    let message = message.correlation_data(correlation.as_bytes());
     let limit = options.request_timeout;
     let topics = options.topics.clone();
     let mut shown = Shown { codec, topics, headers: false, time: false, format: None, unreadable: 0, output };
-    let client = Client::connect(options).await?;
+    let client = super::connect(options).await?;
     let subscribed = client.subscribe(&response, Qos::AtLeastOnce).await;
     let mut replies = subscribed.map_err(|error| Failure::from(error).of(format_args!("sub {response}")))?;
     let published = client.publish(&message).await;
@@ -52,7 +57,7 @@ pub(super) async fn run(
             let Some(reply) = replies.next().await else {
                 return Err(Failure::from(client.ended().unwrap_or(Error::Closed)));
             };
-            if reply.correlation_data() == Some(correlation.as_bytes()) {
+            if !is_5 || reply.correlation_data() == Some(correlation.as_bytes()) {
                 return Ok(reply);
             }
         }
@@ -79,6 +84,17 @@ pub(super) async fn run(
         }
         _ if is_shown => Ok(()),
         _ => Err(Failure::new(format!("request {topic}: the reply cannot be read"))),
+    }
+}
+
+/// Where the application of a JMQT server answers a client before MQTT 5.
+fn reply_topic(topic: &str) -> Result<String, Failure> {
+    match topic.strip_prefix('$') {
+        Some(name) => Ok(format!("$reply/{name}")),
+        None => Err(Failure::usage(format!(
+            "requests to other clients need MQTT 5, because older versions have no response topics; {}",
+            with_dollar(topic)
+        ))),
     }
 }
 

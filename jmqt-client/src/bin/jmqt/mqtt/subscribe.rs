@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use jmqt_client::mqtt::{
-    Client, Codec, Error, Event, Message, Options, Qos, RetainHandling, SubscribeOptions, TopicDefaults,
+    Codec, Error, Event, Message, Options, Qos, RetainHandling, SubscribeOptions, TopicDefaults,
 };
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub(super) async fn run(
         unreadable: 0,
         output,
     };
-    let client = Client::connect(options).await?;
+    let client = super::connect(options).await?;
     let mut events = client.events();
     // One stream for all filters: what has no stream of its own.
     let mut messages = client.messages().acknowledge_by_hand();
