@@ -24,8 +24,9 @@ const PREFIX: &str = "$filter/";
 /// The beginning of the names of shared subscriptions, which are those on the wire.
 const SHARE: &str = "$share/";
 const SHARDS: usize = 16;
-/// The limit for the computed channels of a shard. A full shard is emptied.
+/// The limits for the computed channels of a shard, and for their memory. A full shard is emptied.
 const CACHED_PER_SHARD: usize = 4096;
+const BYTES_PER_SHARD: usize = 8 << 20;
 
 /// The name of the subscription with this filter.
 pub(crate) fn name_of(filter: Filter<'_>) -> Option<ChannelName> {
@@ -79,14 +80,53 @@ pub(super) struct Receivers {
     pub(super) nodes: Option<Arc<[NodeId]>>,
 }
 
+impl Receivers {
+    /// The memory that an entry of the cache takes, as an estimate.
+    fn bytes(&self) -> usize {
+        const ENTRY: usize = 200;
+        let members = self.members.iter().flat_map(|members| members.iter());
+        let nodes = self.nodes.as_ref().map_or(0, |nodes| nodes.len());
+        ENTRY + 8 * nodes + members.map(|member| 8 + member.merged_bytes()).sum::<usize>()
+    }
+}
+
 struct Cached {
-    generation: u64,
     /// The subscribers without wildcards that these were computed from.
     exact: Option<Members>,
     receivers: Receivers,
 }
 
-type Shard = Mutex<HashMap<ChannelName, Cached, foldhash::fast::RandomState>>;
+/// Computed receivers of channels.
+#[derive(Default)]
+struct Shard {
+    /// Of all entries. With another one they are of no use, and would keep ended subscriptions in memory.
+    generation: u64,
+    cached: HashMap<ChannelName, Cached, foldhash::fast::RandomState>,
+    /// The memory of the entries, as an estimate. One of a client with many matching filters is large.
+    bytes: usize,
+}
+
+impl Shard {
+    fn get(&self, generation: u64, channel: &ChannelName, exact: Option<&Members>) -> Option<&Receivers> {
+        let cached = self.cached.get(channel).filter(|_| self.generation == generation)?;
+        is_same(cached.exact.as_ref(), exact).then_some(&cached.receivers)
+    }
+
+    fn insert(&mut self, generation: u64, channel: &ChannelName, cached: Cached, bytes: usize) {
+        if generation < self.generation || bytes > BYTES_PER_SHARD {
+            return; // it is outdated, or would push all others out
+        }
+        if generation > self.generation
+            || self.bytes + bytes > BYTES_PER_SHARD
+            || self.cached.len() >= CACHED_PER_SHARD && !self.cached.contains_key(channel)
+        {
+            *self = Self { generation, ..Self::default() };
+        }
+        // A replaced entry still counts; the shard is emptied a little earlier.
+        self.bytes += bytes;
+        self.cached.insert(channel.clone(), cached);
+    }
+}
 
 /// The filters of other nodes.
 #[derive(Default)]
@@ -121,7 +161,7 @@ pub(crate) struct Filters {
     changed_shares: Mutex<Vec<ChannelName>>,
     /// Notified when there are such.
     shares_changed: Notify,
-    cache: [Shard; SHARDS],
+    cache: [Mutex<Shard>; SHARDS],
     hasher: foldhash::fast::RandomState,
 }
 
@@ -294,23 +334,20 @@ impl Filters {
     pub(super) fn with_matching(&self, channel: &ChannelName, exact: Option<Members>) -> Receivers {
         let generation = self.generation.load(Ordering::Acquire);
         let shard = &self.cache[(self.hasher.hash_one(channel.as_str()) >> 48) as usize % SHARDS];
-        if let Some(cached) = shard.lock().unwrap_or_else(PoisonError::into_inner).get(channel)
-            && cached.generation == generation
-            && is_same(cached.exact.as_ref(), exact.as_ref())
-        {
-            return cached.receivers.clone();
+        let known = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(receivers) = known.get(generation, channel, exact.as_ref()) {
+            return receivers.clone();
         }
+        drop(known);
         let members = self.compute(channel, exact.as_ref());
         let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
         let nodes = elsewhere.matching(channel);
         drop(elsewhere);
         let receivers = Receivers { members, nodes };
-        let cached = Cached { generation, exact, receivers: receivers.clone() };
+        let cached = Cached { exact, receivers: receivers.clone() };
+        let bytes = channel.as_str().len() + receivers.bytes();
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.len() >= CACHED_PER_SHARD && !shard.contains_key(channel) {
-            shard.clear();
-        }
-        shard.insert(channel.clone(), cached);
+        shard.insert(generation, channel, cached, bytes);
         receivers
     }
 
@@ -392,6 +429,56 @@ mod tests {
         filters.remove_elsewhere("a/+", A);
         filters.remove_elsewhere("#", B);
         assert!(nodes(&filters, "a/b").is_empty() && filters.is_empty());
+    }
+
+    fn cached() -> Cached {
+        Cached { exact: None, receivers: Receivers::default() }
+    }
+
+    fn name(number: usize) -> ChannelName {
+        ChannelName::parse(&format!("a/{number}")).unwrap()
+    }
+
+    #[test]
+    fn the_computed_channels_are_limited_in_number() {
+        let filters = Filters::default();
+        filters.add_elsewhere("#", A);
+        let limit = SHARDS * CACHED_PER_SHARD;
+        for number in 0..limit + limit / 4 {
+            assert!(filters.with_matching(&name(number), None).nodes.is_some());
+            if number % 8192 == 0 {
+                assert!(
+                    filters.cache.iter().all(|shard| shard.lock().unwrap().cached.len() <= CACHED_PER_SHARD)
+                );
+            }
+        }
+        let count: usize = filters.cache.iter().map(|shard| shard.lock().unwrap().cached.len()).sum();
+        assert!(count > limit / 8 && count <= limit, "{count}");
+    }
+
+    #[test]
+    fn the_computed_channels_are_limited_in_memory() {
+        let (mut shard, bytes) = (Shard::default(), BYTES_PER_SHARD / 100);
+        for number in 0..1000 {
+            shard.insert(1, &name(number), cached(), bytes);
+            assert!(shard.bytes <= BYTES_PER_SHARD && shard.cached.len() <= 100);
+            assert!(shard.get(1, &name(number), None).is_some());
+        }
+        shard.insert(1, &name(1000), cached(), BYTES_PER_SHARD + 1);
+        assert!(shard.get(1, &name(1000), None).is_none() && !shard.cached.is_empty());
+    }
+
+    #[test]
+    fn computed_channels_of_earlier_filters_are_forgotten() {
+        let mut shard = Shard::default();
+        for number in 0..10 {
+            shard.insert(1, &name(number), cached(), 100);
+        }
+        assert!(shard.get(2, &name(0), None).is_none());
+        shard.insert(2, &name(0), cached(), 100);
+        assert_eq!((shard.cached.len(), shard.bytes), (1, 100));
+        shard.insert(1, &name(1), cached(), 100); // computed before the filters changed
+        assert_eq!(shard.cached.len(), 1);
     }
 
     #[test]

@@ -146,6 +146,12 @@ impl Subscription {
         merged
     }
 
+    /// The memory of a subscription that stands for others alone; 0 for the others, which are in tables of their own.
+    pub(crate) fn merged_bytes(&self) -> usize {
+        let parts = self.parts.as_ref().map_or(0, |parts| parts.len());
+        if parts == 0 { 0 } else { size_of::<Self>() + parts * (size_of::<Arc<Self>>() + size_of::<u32>()) }
+    }
+
     /// Sends messages with the options of all these subscriptions from now on.
     pub(crate) fn stand_for(&self, parts: &[Arc<Self>]) {
         let own = parts.iter().map(|part| part.own_options()).filter(|own| !own.is_of_filter());
