@@ -22,6 +22,7 @@ mod hooks;
 mod idle;
 mod limits;
 mod listeners;
+mod log;
 mod mqtt;
 mod mqtt_on_jmqt_ports;
 mod mqtt_websocket;

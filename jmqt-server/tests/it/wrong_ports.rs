@@ -2,7 +2,8 @@
 
 use jmqt_server::Protocol;
 
-use crate::support::{Client, TestServer, logged};
+use crate::log::logged;
+use crate::support::{Client, TestServer};
 
 /// CONNECT of MQTT 3.1.1 and of MQTT 5.
 const CONNECT: [&[u8]; 2] =

@@ -3,7 +3,7 @@
 use jmqt_server::StatusCode;
 
 use super::*;
-use crate::support::logged;
+use crate::log::logged;
 
 /// The lines with this text, without the addresses.
 fn about<'a>(lines: &'a [String], text: &str) -> Vec<&'a str> {

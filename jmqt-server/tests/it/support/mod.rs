@@ -11,7 +11,6 @@
 
 mod app;
 mod client;
-mod log;
 mod packets;
 mod server;
 
@@ -22,7 +21,6 @@ use jmqt_server::{ChannelName, ClientId};
 
 pub use app::{Asked, Behaviour, Gate, Notice, OwnedControl, TestApp};
 pub use client::{Client, Incoming, Push, Stream, Told};
-pub use log::logged;
 pub use packets::PacketReader;
 pub use server::TestServer;
 pub use test_support::UPGRADE;

@@ -28,7 +28,7 @@ impl<S: tracing::Subscriber> Layer<S> for Lines {
 }
 
 /// Runs this on one thread, and returns the lines of the log meanwhile, each with its fields.
-pub fn logged(run: impl Future<Output = ()>) -> Vec<String> {
+pub(crate) fn logged(run: impl Future<Output = ()>) -> Vec<String> {
     let lines = Lines::default();
     let subscriber = Registry::default().with(lines.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
