@@ -1714,9 +1714,12 @@ function closedError(url, opened, code, text, failure) {
   const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said) ? WrongServerError : NetworkError;
   return new kind(`no WebSocket could be opened to ${url}${said}: check that a JMQT server runs there, that the port is its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used without TLS, wss:// with it`);
 }
-function endedByServer(url, reason) {
-  return new ConnectionLostError(`the server ended the connection to ${url}: ${describeReason(reason)}`, { reason });
+function endedByServer(url, reason, isFirst = false) {
+  const advice = isFirst && reason.code === DisconnectCode.BAD_PACKETS ? `; ${PORTS}` : "";
+  const message = `the server ended the connection to ${url}: ${describeReason(reason)}${advice}`;
+  return new ConnectionLostError(message, { reason });
 }
+var PORTS = "the URL may have the port of another protocol: jmqt:// is usually 8010, jmqts:// 8011, ws:// 8012, wss:// 8013";
 
 // dist/worker.js
 init_errors();
@@ -2142,6 +2145,7 @@ var Session = class {
       }
       return false;
     }
+    const isFirst = !this.#understood;
     this.#understood = true;
     switch (packet.type) {
       case "push":
@@ -2183,7 +2187,7 @@ var Session = class {
       case "disconn": {
         const { code, text: words, seconds } = packet;
         const reason = disconnectReason(code, words, seconds);
-        this.destroy(reason ? endedByServer(this.#url, reason) : new ConnectionLostError(`the server ended the connection to ${this.#url} with code ${code}: ${words}`));
+        this.destroy(reason ? endedByServer(this.#url, reason, isFirst) : new ConnectionLostError(`the server ended the connection to ${this.#url} with code ${code}: ${words}`));
         return true;
       }
     }
