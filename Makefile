@@ -75,7 +75,7 @@ lint: features ## Check format, clippy, cargo features, documentation and (with 
 	fi
 
 # Each by itself, none, and the default. All together is what everything else builds.
-FEATURES = none sqlite mysql redis tls ready ready-http sqlite,tls
+FEATURES = none sqlite mysql redis tls ready ready-http admin sqlite,tls
 CLIENT_FEATURES = none logging
 
 .PHONY: features

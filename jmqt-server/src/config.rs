@@ -5,6 +5,7 @@
 //! the files and ports that the values name. `docs/configuration.md` describes the keys for operators.
 
 mod check;
+mod host_name;
 mod keys;
 mod limits;
 mod mysql;
@@ -15,11 +16,12 @@ mod redis_options;
 mod synchronous;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::tls::{ClientCertificates, SslConfig};
+pub use host_name::{HostName, InvalidHostName};
 use jmqt_config::Value;
 pub use jmqt_config::{ConfigError, Origin, Settings};
 pub use jmqt_log::{LogConfig, LogMode};
@@ -66,6 +68,14 @@ pub struct Config {
     /// How often an MQTT client can receive what has changed below `$SYS`. 1 second to a day, `None` for no such topics,
     /// default 10 seconds.
     pub sys_interval: Option<Duration>,
+    /// The address of the HTTP listener for operators: metrics, health checks, and the admin API. `None`, the default: no such
+    /// listener. Needs the cargo feature `admin`.
+    pub admin_address: Option<SocketAddr>,
+    /// The file with the keys of operators (`jmqtd admin-key` makes it). `None`, the default: the listener for operators has
+    /// no admin API, and needs no key for its metrics.
+    pub admin_keys_file: Option<PathBuf>,
+    /// Names by which the listener for operators is reached, in addition to IP addresses and `localhost`. Default empty.
+    pub admin_hosts: Vec<HostName>,
     /// TLS, if it is enabled. Default `None`.
     pub ssl: Option<SslConfig>,
     /// How long a client may be silent (protocol.md 2.15). 5 seconds to a day, default 60 seconds.
@@ -243,6 +253,10 @@ impl Config {
             mqtt_on_jmqt_ports: settings.switch("MQTT_ON_JMQT_PORTS", false),
             sys_interval: Some(settings.seconds("SYS_INTERVAL_SECONDS", 10, 0..=DAY))
                 .filter(|interval| !interval.is_zero()),
+            admin_address: admin_address(settings),
+            admin_keys_file: settings.path("ADMIN_KEYS_FILE", ""),
+            admin_hosts: settings
+                .list("ADMIN_HOSTS", "host names without ports, such as \"jmqt-1.example.com\""),
             ssl: ssl(settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
             sqlite_path: sqlite_path(settings),
@@ -434,6 +448,20 @@ fn bind_address(settings: &Settings) -> IpAddr {
         settings.note(settings.bad_value("BIND_ADDRESS", expected));
         DEFAULT
     })
+}
+
+/// The address of the listener for operators. A port alone is on a loopback address.
+fn admin_address(settings: &Settings) -> Option<SocketAddr> {
+    const EXPECTED: &str = "a port, which only this machine can connect to, or an IP address and a port, such as \"127.0.0.1:9090\" or \"[::1]:9090\"";
+    if settings.is_empty("ADMIN_ADDRESS") {
+        return None;
+    }
+    let parse = |value: &Value| {
+        let port = value.as_integer().and_then(|port| u16::try_from(port).ok());
+        let address = || value.as_text()?.trim().parse().ok();
+        port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))).or_else(address)
+    };
+    settings.value("ADMIN_ADDRESS", None, |value| parse(value).map(Some), || EXPECTED.to_owned())
 }
 
 /// The values of SSL_CLIENT_CERT.

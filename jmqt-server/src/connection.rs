@@ -191,6 +191,32 @@ pub enum CloseReason {
     ServerDied,
 }
 
+impl CloseReason {
+    /// All reasons, with their names in metrics.
+    pub(crate) const ALL: [(Self, &'static str); 20] = [
+        (Self::Disconnected, "disconnected"),
+        (Self::ClosedByClient, "closed_by_client"),
+        (Self::ConnectionLost, "connection_lost"),
+        (Self::Takeover, "takeover"),
+        (Self::IdleTimeout, "idle_timeout"),
+        (Self::SlowConsumer, "slow_consumer"),
+        (Self::NoAcknowledgements, "no_acknowledgements"),
+        (Self::QueueOverflow, "queue_overflow"),
+        (Self::StoreUnclear, "store_unclear"),
+        (Self::BadPackets, "bad_packets"),
+        (Self::PacketTooLarge, "packet_too_large"),
+        (Self::TryLater, "try_later"),
+        (Self::TooManyRefusals, "too_many_refusals"),
+        (Self::TooManyAuths, "too_many_auths"),
+        (Self::TokenExpired, "token_expired"),
+        (Self::ProtocolViolation, "protocol_violation"),
+        (Self::ServerError, "server_error"),
+        (Self::ByApplication, "by_application"),
+        (Self::Shutdown, "shutdown"),
+        (Self::ServerDied, "server_died"),
+    ];
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

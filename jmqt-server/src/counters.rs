@@ -1,6 +1,10 @@
 //! The counters of the server, for operators and for tests that wait for an event.
 
+mod measures;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use measures::{Histogram, Kind, Measures, Outcome, Validator};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -8,6 +12,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)+
+            /// What only the admin listener shows; `None` if the server has none.
+            measures: Option<Box<Measures>>,
         }
 
         /// A snapshot of the counters, which begin at 0 when the server starts.
@@ -20,6 +26,20 @@ macro_rules! counters {
         impl Counters {
             pub(crate) fn snapshot(&self) -> CountersSnapshot {
                 CountersSnapshot { $($name: self.$name.get(),)+ }
+            }
+        }
+
+        impl CountersSnapshot {
+            /// Each counter: its name, its name as a metric, what it counts, and its value.
+            pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> {
+                const ALL: usize = [$(stringify!($name)),+].len();
+                let all: [_; ALL] = [$((
+                    stringify!($name),
+                    concat!("jmqt_", stringify!($name), "_total"),
+                    concat!($($doc),+),
+                    self.$name,
+                )),+];
+                all.into_iter()
             }
         }
     };
@@ -116,6 +136,18 @@ counters! {
     store_failures,
 }
 
+impl Counters {
+    /// Counters with what the admin listener shows.
+    pub(crate) fn measuring() -> Self {
+        Self { measures: Some(Box::default()), ..Self::default() }
+    }
+
+    /// What only the admin listener shows. Nothing is measured, and no clock is read for it, if this is `None`.
+    pub(crate) fn measures(&self) -> Option<&Measures> {
+        self.measures.as_deref()
+    }
+}
+
 /// One counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -129,7 +161,7 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

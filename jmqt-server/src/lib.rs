@@ -68,6 +68,7 @@
 //! - `tls` (default): TLS listeners.
 //! - `mysql`: sessions and messages in MySQL or MariaDB.
 //! - `redis`: several nodes that share a database; it turns on `mysql`.
+//! - `admin`: an HTTP listener for operators, with metrics, health checks and an admin API ([`Config::admin_address`]).
 //! - `ready`: validators that read a password file, JSON Web Tokens and a file with rules; wrappers for validators.
 //! - `ready-http`: `ready`, and validators that ask a web backend over HTTP.
 //!
@@ -83,10 +84,15 @@
 // What only some features use is not marked where it is: a build with all of them, which CI makes, finds code that nobody
 // uses.
 #![cfg_attr(
-    not(all(feature = "sqlite", feature = "redis", feature = "tls")),
+    not(all(feature = "admin", feature = "ready", feature = "sqlite", feature = "redis", feature = "tls")),
     allow(dead_code, unused_imports, reason = "used with other features")
 )]
 
+#[cfg(feature = "admin")]
+pub mod admin;
+#[cfg(not(feature = "admin"))]
+#[path = "admin/absent.rs"]
+mod admin;
 mod admission;
 mod attributes;
 mod budget;
@@ -125,10 +131,11 @@ pub mod tokens;
 mod transport;
 mod upgrade;
 mod validators;
-#[cfg(feature = "ready")]
+#[cfg(any(feature = "admin", feature = "ready"))]
 mod watched;
 mod wire;
 
+pub use admin::AdminError;
 pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};
 pub use connection::{CloseReason, ConnectionInfo, Protocol};

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::{AdminError, AdminListener, Running};
 use crate::budget::{self, Budget};
 use crate::bus::{Bus, LocalBus, NodeId, Speaker};
 #[cfg(feature = "redis")]
@@ -91,6 +92,8 @@ pub struct Server {
     store: Arc<dyn Store>,
     signals: Option<Signals>,
     certificates: Option<Arc<Certificates>>,
+    /// The listener for operators.
+    admin: Option<Running>,
     reread: Option<Reread>,
     /// The time over which sessions are closed one by one; zero: all at once.
     spread: Duration,
@@ -110,7 +113,8 @@ impl Server {
     ) -> Result<Self, StartError> {
         let process = random()?;
         let node = NodeId(u64::from(process) << 32 | u64::from(random()?));
-        let counters = Arc::new(Counters::default());
+        let measures = config.admin_address.is_some();
+        let counters = Arc::new(if measures { Counters::measuring() } else { Counters::default() });
         let store = backend.store();
         let context = Arc::new(OutboxContext {
             queue_bytes: config.outbound_queue_bytes,
@@ -205,6 +209,7 @@ impl Server {
             store,
             signals: None,
             certificates: None,
+            admin: None,
             reread: None,
             spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
@@ -249,6 +254,18 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
         self.addresses.iter().find(|(of, _)| *of == protocol).map(|(_, address)| *address)
+    }
+
+    /// The address of the listener for operators; `None` if the configuration has none.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Running::address)
+    }
+
+    /// Starts the listener for operators, if there is one.
+    fn serve_operators(&mut self, listener: Option<AdminListener>) -> Result<(), AdminError> {
+        self.admin = AdminListener::serve(listener, Arc::clone(&self.shared))?;
+        Ok(())
     }
 
     /// The handle through which the application acts as the server.
@@ -387,6 +404,7 @@ impl Server {
             membership,
             store,
             spread,
+            admin,
             ..
         } = self;
         shared.http.set_unready(Some("stopping"));
@@ -424,6 +442,9 @@ impl Server {
         };
         if tokio::time::timeout(STOP_TIMEOUT, rooms).await.is_err() {
             tracing::warn!(target: "jmqt::server", "the store did not close in time");
+        }
+        if let Some(admin) = admin {
+            admin.stop().await;
         }
         tracing::info!(target: "jmqt::server", "stopped");
     }

@@ -27,6 +27,9 @@ impl Config {
         if self.mysql.is_none() {
             note("SQLITE_PATH", file_in_folder(&self.sqlite_path, true));
         }
+        if let Some(address) = self.admin_address {
+            note("ADMIN_ADDRESS", bindable(address.ip()));
+        }
         if let Some(path) = &self.log.path {
             note("LOG_PATH", if path.is_dir() { Ok(()) } else { file_in_folder(path, false) });
         }
@@ -49,6 +52,7 @@ impl Config {
             ("ENABLE_MYSQL", "mysql", self.mysql.is_some()),
             ("ENABLE_REDIS", "redis", self.redis.is_some()),
             ("ENABLE_SSL", "tls", self.ssl.is_some()),
+            ("ADMIN_ADDRESS", "admin", self.admin_address.is_some()),
         ];
         let missing = asked_for
             .into_iter()
@@ -113,7 +117,8 @@ impl Config {
 }
 
 /// The cargo features that settings may need, and whether this build has them.
-const BUILT: [(&str, bool); 4] = [
+const BUILT: [(&str, bool); 5] = [
+    ("admin", cfg!(feature = "admin")),
     ("sqlite", cfg!(feature = "sqlite")),
     ("mysql", cfg!(feature = "mysql")),
     ("redis", cfg!(feature = "redis")),

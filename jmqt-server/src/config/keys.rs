@@ -3,7 +3,7 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 68] = [
+pub(super) const KEYS: [&str; 71] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -11,6 +11,9 @@ pub(super) const KEYS: [&str; 68] = [
     "MQTT_WEBSOCKET_PORT",
     "MQTT_ON_JMQT_PORTS",
     "SYS_INTERVAL_SECONDS",
+    "ADMIN_ADDRESS",
+    "ADMIN_KEYS_FILE",
+    "ADMIN_HOSTS",
     "ENABLE_SSL",
     "SSL_CERT_PATH",
     "SSL_KEY_PATH",

@@ -340,6 +340,29 @@ impl Cluster {
         self.directory.has_others(Instant::now())
     }
 
+    /// Returns `true` if the bus is connected.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.bus.is_up()
+    }
+
+    /// How long a message to all nodes takes to come back; `None` if it does not, in time.
+    pub(crate) async fn round_trip(&self) -> Option<Duration> {
+        let began = Instant::now();
+        self.fence().await.then(|| began.elapsed())
+    }
+
+    /// The other nodes, and whether each was heard recently.
+    pub(crate) fn others(&self) -> Vec<(NodeId, bool)> {
+        let here = self.directory.present(Instant::now());
+        let others = self.directory.alive().into_iter().filter(|node| *node != self.node);
+        others.map(|node| (node, here.contains(&node))).collect()
+    }
+
+    /// The id of this node.
+    pub(crate) const fn id(&self) -> NodeId {
+        self.node
+    }
+
     /// Returns `true` if this node runs the singleton tasks of the cluster.
     pub(super) fn is_first(&self) -> bool {
         self.directory.is_first(self.node)

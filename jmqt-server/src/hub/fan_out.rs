@@ -1,12 +1,15 @@
 //! Offers something to all subscribers of a channel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::channels::Members;
 use crate::outbox::{Outbox, Subscription};
 
 /// The number of sessions after which a fan-out yields.
 const SESSIONS_PER_TURN: usize = 256;
+/// The duration of a fan-out to this many subscribers is measured.
+const MANY: usize = 64;
 
 /// Outboxes with appended bytes that have not been flushed.
 #[derive(Default)]
@@ -57,6 +60,10 @@ pub(super) async fn fan_out(
     mut offer: impl FnMut(&Arc<Subscription>) -> bool,
 ) {
     let Some(members) = members else { return };
+    // The clock is read only where its cost is small beside that of the fan-out.
+    let measured = members.first().filter(|_| members.len() >= MANY).and_then(|first| {
+        first.outbox.context.counters.measures().is_some().then(|| (Arc::clone(first), Instant::now()))
+    });
     for turn in members.chunks(SESSIONS_PER_TURN) {
         for subscription in turn {
             if offer(subscription) {
@@ -70,5 +77,10 @@ pub(super) async fn fan_out(
             tokio::task::yield_now().await;
             dirty.yielded = true;
         }
+    }
+    if let Some((first, began)) = measured
+        && let Some(measures) = first.outbox.context.counters.measures()
+    {
+        measures.fan_outs.time(began.elapsed());
     }
 }

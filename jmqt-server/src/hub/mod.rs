@@ -277,7 +277,6 @@ impl Hub {
     }
 
     /// The number of operations that wait for the committer.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.queue.waiting()
     }

@@ -202,6 +202,9 @@ impl Listener {
             return turn_away(shared, stream, self.protocol, problem);
         }
         counters.connections_accepted.increment();
+        if let Some(measures) = counters.measures() {
+            measures.accepted(self.protocol);
+        }
         // Small answers must not wait for the acknowledgement of earlier answers. This fails only on a
         // closed socket.
         drop(stream.set_nodelay(true));

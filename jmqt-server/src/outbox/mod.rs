@@ -186,6 +186,18 @@ pub(crate) struct Duties {
     pub(crate) full: bool,
 }
 
+/// What waits for the client of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Load {
+    /// Bytes in the queue, held, and waiting for the window.
+    pub(crate) queued_bytes: usize,
+    /// QoS 1 and 2 pushes that the client has not acknowledged.
+    pub(crate) in_flight: usize,
+    /// No push may be sent until the client acknowledges one.
+    pub(crate) is_window_full: bool,
+    pub(crate) subscriptions: usize,
+}
+
 impl Outbox {
     pub(crate) fn new(form: Form, inline: Option<OwnedWriteHalf>, context: Arc<OutboxContext>) -> Self {
         let state = State {
@@ -288,6 +300,18 @@ impl Outbox {
     /// Registers the waker of the session's task, which is woken when there is work here.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// What waits for the client.
+    pub(crate) fn load(&self) -> Load {
+        let state = self.lock();
+        let window = state.deliveries.made_window();
+        Load {
+            queued_bytes: state.waiting(),
+            in_flight: window.map_or(0, |window| window.in_flight()),
+            is_window_full: window.is_some_and(|window| window.full_since().is_some()),
+            subscriptions: state.subscriptions.len(),
+        }
     }
 
     /// The work for the session's task; checked before it waits.

@@ -37,6 +37,11 @@ pub(crate) enum Reader {
 }
 
 impl Subscriptions {
+    /// The number of subscriptions of the client itself.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len().saturating_sub(self.of_filters as usize)
+    }
+
     fn get(&self, channel: &str) -> Option<&Arc<Subscription>> {
         self.by_name.get(channel).map(|Named(subscription)| subscription)
     }

@@ -151,7 +151,7 @@ impl Window {
         self.size.saturating_sub(self.packet_ids.as_ref().map_or(0, |ids| ids.under_way()))
     }
 
-    fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.logged + self.temporary.len()
     }
 

@@ -67,6 +67,9 @@ async fn close(
 ) -> Option<Io> {
     let client = session.name().to_owned();
     tracing::debug!(target: "jmqt::session", client, remote = %session.info.remote, %reason, "closing");
+    if let Some(measures) = shared.hub.counters.measures() {
+        measures.closed(reason);
+    }
     if matches!(reason, CloseReason::Disconnected | CloseReason::ClosedByClient) {
         settle(&mut session).await;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::signals::Signals;
 use super::{Backend, Server};
+use crate::admin::{AdminError, AdminListener};
 #[cfg(feature = "mysql")]
 use crate::config::MySqlConfig;
 use crate::config::{Config, ConfigError};
@@ -71,6 +72,9 @@ pub enum StartError {
         /// The protocol.
         protocol: Protocol,
     },
+    /// The listener for operators cannot be started.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Signal handlers cannot be installed.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -91,6 +95,7 @@ impl StartError {
             | Self::ClusterWithoutDatabase
             | Self::NoCertificate { .. }
             | Self::Tls(_) => true,
+            Self::Admin(error) => error.is_mistake(),
             Self::Store(error) => error.is_lasting(),
             Self::Listen { source, .. } => source.kind() != io::ErrorKind::AddrInUse,
             Self::Socket { .. } | Self::Signals(_) | Self::Random(_) => false,
@@ -334,6 +339,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the address of the listener for operators ([`Config::admin_address`]), with port 0 for any free one.
+    /// [`Server::admin_addr`] returns it.
+    pub fn admin_address(mut self, address: SocketAddr) -> Self {
+        self.config.admin_address = Some(address);
+        self
+    }
+
     /// Catches SIGINT, SIGTERM and SIGHUP from the start on, so that signals during the start are not lost. For
     /// programs that
     /// call [`Server::run_until_signal`].
@@ -371,6 +383,7 @@ impl ServerBuilder {
         let validators = builder.validators()?;
         let tls = config.ssl.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
         raise_limit(config.max_connections);
+        let admin = AdminListener::bind(&config)?;
         let backend = open_backend(&config).await?;
         let store = backend.store();
         let listeners = match bind(&config, sockets, tls.as_ref()) {
@@ -388,6 +401,10 @@ impl ServerBuilder {
             }
         };
         (server.signals, server.reread) = (signals, reread);
+        if let Err(error) = server.serve_operators(admin) {
+            server.shutdown().await;
+            return Err(error.into());
+        }
         if let Some(tls) = tls {
             server.watch_certificates(tls);
         }

@@ -21,11 +21,13 @@ pub(super) struct Batch {
     run: Option<Box<Run>>,
     dirty: DirtyOutboxes,
     /// The work since the clock was last read, in [costs](cost).
-    pub(super) spent: u32,
+    pub(super) spent: u16,
     /// The session's own outbox is full: no packet is handled until the client has read some of it.
     pub(super) full: bool,
     /// The packets that are not counted yet.
     pub(super) packets: u16,
+    /// Of these, those that only acknowledge a push.
+    pub(super) acknowledgements: u16,
     /// How often the length of a turn has doubled.
     pub(super) turn_doublings: u8,
 }
@@ -98,7 +100,7 @@ impl Batch {
         let Some(run) = self.run.take() else { return };
         hub.counters.messages_published.add(run.published);
         let Some(pushes) = run.pushes else { return };
-        self.spent += cost::RUN;
+        self.spent = self.spent.saturating_add(cost::RUN);
         hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.dirty).await;
     }
 

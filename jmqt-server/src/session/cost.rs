@@ -2,10 +2,10 @@
 //! joins its run.
 
 /// Any packet.
-pub(crate) const PACKET: u32 = 1;
+pub(crate) const PACKET: u16 = 1;
 /// The delivery of a run.
-pub(crate) const RUN: u32 = 8;
+pub(crate) const RUN: u16 = 8;
 /// A request to the application or the store, or a change of subscriptions.
-pub(crate) const REQUEST: u32 = 64;
+pub(crate) const REQUEST: u16 = 64;
 /// The cost after which the clock is read.
-pub(crate) const LOOK: u32 = 64;
+pub(crate) const LOOK: u16 = 64;

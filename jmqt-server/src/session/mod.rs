@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::budget::Share;
 use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::log_limit::{LogLimits, log_limited, shortened};
 use crate::message::Body;
 use crate::outbox::{Flush, Outbox};
@@ -190,6 +191,26 @@ impl Session {
         self.spend(cost::PACKET);
     }
 
+    /// Counts a packet that only acknowledges a push.
+    pub(crate) fn count_acknowledgement(&mut self) {
+        self.batch.acknowledgements = self.batch.acknowledgements.saturating_add(1);
+    }
+
+    /// Counts a packet that is neither a publish nor a simple acknowledgement.
+    pub(crate) fn count_packet(&self, kind: Kind) {
+        if let Some(measures) = self.shared.hub.counters.measures() {
+            measures.packet(self.info.protocol, kind);
+        }
+    }
+
+    /// Counts an answer with a status that refuses.
+    pub(crate) fn count_refused(&self, kind: Kind, status: i32) {
+        if let Some(measures) = self.shared.hub.counters.measures() {
+            // The application may choose any status; those above are one.
+            measures.refused(self.info.protocol, kind, u8::try_from(status).unwrap_or(u8::MAX));
+        }
+    }
+
     /// Accounts for the bytes of an incomplete packet; returns `false` if all such packets together exceed their
     /// limit.
     pub(crate) fn keep_partial(&mut self, bytes: usize) -> bool {
@@ -203,8 +224,8 @@ impl Session {
     }
 
     /// Adds the cost of an expensive operation.
-    pub(crate) fn spend(&mut self, cost: u32) {
-        self.batch.spent += cost;
+    pub(crate) fn spend(&mut self, cost: u16) {
+        self.batch.spent = self.batch.spent.saturating_add(cost);
     }
 
     /// Returns `true` if the clock should be read.
@@ -329,7 +350,12 @@ impl Session {
             self.turn_began = None;
         }
         let packets = std::mem::take(&mut self.batch.packets);
-        self.shared.hub.counters.packets_received.add(packets.into());
+        let acknowledgements = std::mem::take(&mut self.batch.acknowledgements);
+        let counters = &self.shared.hub.counters;
+        counters.packets_received.add(packets.into());
+        if let Some(measures) = counters.measures() {
+            measures.batch(self.info.protocol, packets, acknowledgements);
+        }
         self.outbox.flush();
     }
 

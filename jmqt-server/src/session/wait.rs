@@ -14,6 +14,7 @@ use super::Session;
 use super::buffer::ReadBuffer;
 use super::idle::{Due, Observed};
 use crate::connection::{CONTINUE, CloseReason, Flow};
+use crate::counters::{Outcome, Validator};
 use crate::log_limit::log_limited;
 use crate::transport::PING;
 use crate::validators::{Asked, Question, let_go, poll_at_once, poll_guarded};
@@ -215,9 +216,13 @@ impl Session {
         what: &'static str,
         mut question: Question<'_, T>,
     ) -> Flow<Option<T>> {
+        let began = self.shared.hub.counters.measures().map(|_| Instant::now());
         let asked = match poll_at_once(&mut question) {
             Poll::Ready(asked) => {
                 let_go(what, question);
+                if let Some(began) = began {
+                    self.measure_answer(what, &asked, began);
+                }
                 asked
             }
             Poll::Pending => self.wait_for_answer(what, question).await?,
@@ -232,10 +237,25 @@ impl Session {
         mut question: Question<'_, T>,
     ) -> Flow<Asked<T>> {
         let limit = self.shared.limits.validator_timeout;
+        let began = Instant::now();
         let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
         let timed = self.wait(pin!(tokio::time::timeout(limit, answer))).await;
         let_go(what, question);
-        ControlFlow::Continue(timed?.unwrap_or(Asked::TimedOut))
+        let asked = timed?.unwrap_or(Asked::TimedOut);
+        self.measure_answer(what, &asked, began);
+        ControlFlow::Continue(asked)
+    }
+
+    /// Measures how long a validator took. A pub validator that answers at once is not measured, because every publish asks it.
+    fn measure_answer<T>(&self, what: &'static str, asked: &Asked<T>, began: Instant) {
+        let Some(measures) = self.shared.hub.counters.measures() else { return };
+        let outcome = match asked {
+            Asked::Answer(_) => Outcome::Answered,
+            Asked::Failed(_) => Outcome::Failed,
+            Asked::Panicked(_) => Outcome::Panicked,
+            Asked::TimedOut => Outcome::TimedOut,
+        };
+        measures.asked(Validator::named(what), outcome, began.elapsed());
     }
 
     /// The answer of a validator; a failure is logged and counted.

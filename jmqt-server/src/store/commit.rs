@@ -298,7 +298,7 @@ impl<T> CommitQueue<T> {
         &self.shared.cache
     }
 
-    #[cfg(test)]
+    /// The number of operations that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.shared.lock().turns.len()
     }
@@ -324,9 +324,13 @@ impl<T: Tagged> Committer<T> {
         let mut took = Duration::ZERO;
         loop {
             let Some(batch) = self.next_batch((took / WAITED_PART).min(LONGEST_WAIT)).await else { return };
-            let began = Instant::now();
+            let (began, operations) = (Instant::now(), batch.len());
             let settled = self.settle(batch).await;
             took = began.elapsed();
+            if let Some(measures) = self.counters.measures() {
+                measures.commits.time(took);
+                measures.commit_sizes.add(operations as u64);
+            }
             if self.settled.send(settled).await.is_err() {
                 return;
             }

@@ -832,6 +832,11 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// The size of the files of the database, if they are files of this machine.
+    fn bytes_on_disk(&self) -> Option<u64> {
+        None
+    }
+
     /// Finishes running operations and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);
 }

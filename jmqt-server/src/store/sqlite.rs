@@ -175,6 +175,10 @@ implement_store!(SqliteStore {
         backlog::sweep(self, limits, after).await
     }
 
+    fn bytes_on_disk(&self) -> Option<u64> {
+        Some(self.guard.bytes_on_disk())
+    }
+
     fn is_gone(&self) -> bool {
         self.guard.check_files().is_err()
     }

@@ -146,7 +146,7 @@ impl<T> Turns<T> {
         self.queues.is_empty() && self.fences.is_empty()
     }
 
-    #[cfg(test)]
+    /// The number of waiting entries.
     pub(super) fn len(&self) -> usize {
         self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>() + self.fences.len()
     }

@@ -95,6 +95,11 @@ impl HttpContext {
         *self.unready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
     }
 
+    /// Returns `true` if the server is stopping.
+    pub(crate) fn is_unready(&self) -> bool {
+        self.unready.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
     fn health(&self) -> (&'static str, &'static str) {
         let unready = *self.unready.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         match unready.or_else(|| self.check.0.as_ref().and_then(|check| check())) {

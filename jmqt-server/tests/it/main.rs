@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod addresses;
+mod admin;
 mod bad_packets;
 mod client_certificate;
 mod close_reasons;

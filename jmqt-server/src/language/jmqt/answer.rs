@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use jmqt_core::{Qos, StatusCode};
 use jmqt_protocol::{AuthAck, AuthOutcome, ConnAck, Echo, Packet, PacketType, PubAck, SubAck, UnsubAck};
 
+use crate::counters::Kind;
 use crate::packet_trace;
 use crate::session::Session;
 use crate::wire;
 
 /// Appends a packet to the outbox; it is written at the end of the batch.
 pub(super) fn answer(session: &mut Session, packet: &Packet<'_>) {
-    log_refusal(session, packet);
+    note_refusal(session, packet);
     let framed = framed(session, packet);
     let is_full = session.outbox.answer(framed);
     session.answered(is_full);
@@ -23,16 +24,19 @@ pub(super) fn framed(session: &Session, packet: &Packet<'_>) -> Vec<u8> {
     wire::framed(session.outbox.form(), packet)
 }
 
-/// Logs a refusal. Publishes are logged where they are refused, because not all of them are answered.
-fn log_refusal(session: &Session, packet: &Packet<'_>) {
-    let (status, channel) = match packet {
-        Packet::AuthAck(AuthAck { outcome: AuthOutcome::Refused { status, .. } }) => (*status, None),
-        Packet::ConnAck(ack) => (ack.status, None),
-        Packet::SubAck(ack) => (ack.status, ack.channel.as_deref()),
-        Packet::UnsubAck(ack) => (ack.status, ack.channel.as_deref()),
+/// Logs and counts a refusal. Publishes are logged and counted where they are refused, because not all of them are answered.
+fn note_refusal(session: &Session, packet: &Packet<'_>) {
+    let (kind, status, channel) = match packet {
+        Packet::AuthAck(AuthAck { outcome: AuthOutcome::Refused { status, .. } }) => {
+            (Kind::Auth, *status, None)
+        }
+        Packet::ConnAck(ack) => (Kind::Connect, ack.status, None),
+        Packet::SubAck(ack) => (Kind::Subscribe, ack.status, ack.channel.as_deref()),
+        Packet::UnsubAck(ack) => (Kind::Unsubscribe, ack.status, ack.channel.as_deref()),
         _ => return,
     };
     if !status.is_ok() {
+        session.count_refused(kind, status.code());
         let kind = packet.packet_type().as_str().trim_end_matches("Ack");
         session.note_refusal(kind, channel, status);
     }

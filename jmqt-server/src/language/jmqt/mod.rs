@@ -18,6 +18,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::packet_trace;
 use crate::session::{Member, Session, cost, verbs};
 
@@ -98,6 +99,19 @@ async fn handle_packet(shared: &Shared, session: &mut Session, packet: Packet<'_
     }
 }
 
+/// Counts one of the less frequent packets.
+fn count(session: &Session, packet: &Packet<'_>) {
+    session.count_packet(match packet {
+        Packet::Hb => Kind::Ping,
+        Packet::Sub(_) => Kind::Subscribe,
+        Packet::Unsub(_) => Kind::Unsubscribe,
+        Packet::Auth(_) => Kind::Auth,
+        Packet::Conn(_) => Kind::Connect,
+        Packet::Disconn(_) => Kind::Disconnect,
+        _ => return,
+    });
+}
+
 /// Handles the less frequent packets of a session.
 async fn handle_in_session(
     shared: &Shared,
@@ -106,6 +120,7 @@ async fn handle_in_session(
     packet: Packet<'_>,
 ) -> Flow {
     let kind = packet.packet_type();
+    count(session, &packet);
     let client = &member.client;
     let flow = match packet {
         Packet::Hb => {
@@ -125,6 +140,7 @@ async fn handle_in_session(
 
 /// Handles a packet before `conn` has succeeded: only `auth` and `conn` are answered (2.1).
 async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Packet<'_>) -> Flow {
+    count(session, &packet);
     let flow = match packet {
         Packet::Auth(auth) => handle_auth(shared, session, auth).await,
         Packet::Conn(conn) => handle_conn(shared, session, conn).await,
@@ -138,7 +154,8 @@ async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Pack
 }
 
 /// Handles a `pushAck` (§7.n, protocol.md 2.14) of any status: the client has received the message.
-fn handle_push_ack(shared: &Shared, session: &Session, ack: &PushAck<'_>) -> Flow {
+fn handle_push_ack(shared: &Shared, session: &mut Session, ack: &PushAck<'_>) -> Flow {
+    session.count_acknowledgement();
     verbs::acknowledge(shared, session, session.outbox.context.ids.parse(&ack.id));
     CONTINUE
 }

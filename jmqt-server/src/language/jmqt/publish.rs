@@ -10,6 +10,7 @@ use super::answer::answer;
 use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::message::Body;
 use crate::session::verbs::{Publication, parse_number};
 use crate::session::{Session, verbs};
@@ -115,6 +116,7 @@ async fn refuse(
     publish: &Pub<'_>,
     status: StatusCode,
 ) -> Flow {
+    session.count_refused(Kind::Publish, status.code());
     // That a receiver is away is an answer like others.
     if status != StatusCode::CLIENT_OFFLINE {
         session.note_refusal("pub", Some(&publish.channel), status);

@@ -16,6 +16,7 @@ use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
 use super::{Client, State, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::{Limits, Shared};
+use crate::counters::Kind;
 use crate::log_limit::{log_limited, shortened};
 use crate::message::Data;
 use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
@@ -28,6 +29,7 @@ pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
 }
 
 fn refuse_with(session: &mut Session, reason: ReasonCode, properties: Properties<'_>) {
+    session.count_refused(Kind::Connect, reason.code().into());
     let packet = ConnAck { session_present: false, reason, properties };
     let bare = ConnAck { properties: Properties::EMPTY, ..packet };
     let packet = if fitting(session, &Packet::ConnAck(packet)).is_some() { packet } else { bare };

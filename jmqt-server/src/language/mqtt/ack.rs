@@ -16,7 +16,8 @@ fn count(shared: &Shared, acknowledged: Acknowledged) {
 }
 
 /// Of any reason code: the client has received the message.
-pub(super) fn handle_puback(shared: &Shared, session: &Session, ack: &Ack<'_>) -> Flow {
+pub(super) fn handle_puback(shared: &Shared, session: &mut Session, ack: &Ack<'_>) -> Flow {
+    session.count_acknowledgement();
     count(shared, session.outbox.acknowledge_packet(ack.id));
     CONTINUE
 }

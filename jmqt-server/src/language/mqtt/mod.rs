@@ -25,6 +25,7 @@ use jmqt_mqtt::{
 
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::session::Session;
 use crate::wire::{Form, mqtt_framed};
 
@@ -105,6 +106,7 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, state: &mut S
     let client = match state {
         State::Connected(client) => client,
         State::New => {
+            session.count_packet(Kind::Connect);
             return match Connect::decode(&frame) {
                 Ok(connect) => {
                     Box::pin(connect::handle_connect(shared, session, state, packet, connect)).await
@@ -113,6 +115,7 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, state: &mut S
             };
         }
         State::Authenticating(_) => {
+            session.count_packet(Kind::Auth);
             return Box::pin(login::handle_login(shared, session, state, &frame)).await;
         }
     };
@@ -128,6 +131,19 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, state: &mut S
     }
 }
 
+/// Counts one of the less frequent packets.
+fn count(session: &Session, packet: &Packet<'_>) {
+    session.count_packet(match packet {
+        Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Kind::Acknowledge,
+        Packet::PingReq => Kind::Ping,
+        Packet::Subscribe(_) => Kind::Subscribe,
+        Packet::Unsubscribe(_) => Kind::Unsubscribe,
+        Packet::Disconnect(_) => Kind::Disconnect,
+        Packet::Auth(_) => Kind::Auth,
+        _ => return,
+    });
+}
+
 /// Handles the less frequent packets of a session.
 async fn handle_packet(
     shared: &Shared,
@@ -136,6 +152,7 @@ async fn handle_packet(
     id: &ClientId,
     packet: Packet<'_>,
 ) -> Flow {
+    count(session, &packet);
     match packet {
         Packet::PubRec(ack) => ack::handle_pubrec(shared, session, client, &ack),
         Packet::PubRel(ack) => ack::handle_pubrel(shared, session, client, id, &ack).await,

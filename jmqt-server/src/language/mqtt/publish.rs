@@ -14,6 +14,7 @@ use super::{Client, answer, control, fail, of_packet, reason_string};
 use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::log_limit::log_limited;
 use crate::message::Body;
 use crate::outbox::Reception;
@@ -255,6 +256,7 @@ async fn refuse(
 ) -> Flow {
     let Refusal { reason, status, text } = refusal;
     shared.hub.counters.publishes_refused.increment();
+    session.count_refused(Kind::Publish, reason.code().into());
     if reason.is_error() {
         session.note_refusal("PUBLISH", Some(topic), reason);
     }

@@ -16,6 +16,7 @@ use super::replies::{self, TooMany};
 use super::{Client, answer, fail};
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
+use crate::counters::Kind;
 use crate::hub::{self, Subscribed, name_of_filter};
 use crate::message::RetainedPush;
 use crate::options::SubscriptionOptions;
@@ -141,6 +142,7 @@ pub(super) async fn handle_subscribe(
             }
         };
         if code.is_error() {
+            session.count_refused(Kind::Subscribe, code.code().into());
             session.note_refusal("SUBSCRIBE", Some(text), code);
         }
         codes.push(code.code());

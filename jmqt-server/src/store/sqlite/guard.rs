@@ -64,6 +64,12 @@ enum Gone {
 }
 
 impl Guard {
+    /// The size of the database and of its log.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        let files = [&self.path, &self.log_path].into_iter();
+        files.filter_map(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
+    }
+
     /// Locks the file, which must exist.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         let cannot_open =
