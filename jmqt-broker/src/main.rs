@@ -4,6 +4,7 @@
 //! Here: arguments, start, end. [`settings`] reads the keys that a server of `jmqt-server` does not have, [`check`] says what a
 //! configuration means, [`passwd`] changes password files, [`backend`] is a web backend that decides.
 
+mod admin_key;
 mod backend;
 mod check;
 mod health;
@@ -42,6 +43,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a key for the admin API, and add its hash to a file. Creates the file if it is missing
+    ///
+    /// Prints the key, which is stored nowhere else. A broker that is running reads the file again within three seconds.
+    AdminKey {
+        /// The file with the keys (ADMIN_KEYS_FILE)
+        file: PathBuf,
+        /// The name of its owner; a name may have several keys
+        name: String,
+        /// What the owner may do: read metrics, read everything, or change things
+        #[arg(long, default_value = "read", value_parser = ["metrics", "read", "write"])]
+        scope: String,
+        /// Remove all keys with this name
+        #[arg(long, conflicts_with = "scope")]
+        delete: bool,
+    },
     /// Add a user to a password file, or change the password. Creates the file if it is missing
     ///
     /// Asks for the password; without a terminal, reads it from the first line of the input. A broker that is running reads the
@@ -71,6 +87,8 @@ fn main() -> ExitCode {
         Some(Command::Passwd { file, user, delete: true }) => passwd::remove(&file, &user),
         Some(Command::Passwd { file, user, delete: false }) => passwd::set(&file, &user),
         Some(Command::Health { config }) => health::ask(&config),
+        Some(Command::AdminKey { file, name, delete: true, .. }) => admin_key::remove(&file, &name),
+        Some(Command::AdminKey { file, name, scope, .. }) => admin_key::add(&file, &name, &scope),
         None if arguments.check => check::run(&arguments.config),
         None => return jmqt_server::run(serve(arguments.config)),
     };

@@ -264,7 +264,13 @@ impl Server {
 
     /// Starts the listener for operators, if there is one.
     fn serve_operators(&mut self, listener: Option<AdminListener>) -> Result<(), AdminError> {
-        self.admin = AdminListener::serve(listener, Arc::clone(&self.shared))?;
+        if listener.is_none() {
+            return Ok(());
+        }
+        let drain = CancellationToken::new();
+        self.admin = AdminListener::serve(listener, Arc::clone(&self.shared), drain.clone())?;
+        let (shared, stop_listening) = (Arc::clone(&self.shared), self.stop_listening.clone());
+        tokio::spawn(drain::drain_when_asked(shared, drain, stop_listening, self.spread));
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::Config;
 use crate::context::Shared;
 
@@ -24,7 +26,11 @@ impl AdminListener {
         Ok(None)
     }
 
-    pub(crate) fn serve(_: Option<Self>, _: Arc<Shared>) -> Result<Option<Running>, AdminError> {
+    pub(crate) fn serve(
+        _: Option<Self>,
+        _: Arc<Shared>,
+        _: CancellationToken,
+    ) -> Result<Option<Running>, AdminError> {
         Ok(None)
     }
 }

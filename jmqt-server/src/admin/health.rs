@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use jmqt_core::ClientId;
 use serde_json::{Map, Value, json};
 
 use super::Operator;
@@ -30,9 +29,8 @@ pub(super) async fn ready(operator: &Operator) -> Answer {
 /// The checks by name, each with its problem.
 async fn check(operator: &Operator) -> Vec<(&'static str, Option<&'static str>)> {
     let shared = &operator.shared;
-    let is_stopping = shared.admission.closing.is_cancelled() || shared.http.is_unready();
     let mut checks = vec![
-        ("running", is_stopping.then_some("the server is stopping, or this node was drained")),
+        ("running", operator.is_stopping().then_some("the server is stopping, or this node was drained")),
         ("tasks", shared.failed.is_cancelled().then_some("a task of the server failed; the log names it")),
         ("store", store(operator).await),
     ];
@@ -49,9 +47,8 @@ async fn store(operator: &Operator) -> Option<&'static str> {
     if let Some(trouble) = hub.trouble() {
         return Some(trouble);
     }
-    let store = std::sync::Arc::clone(&hub.store);
-    let Ok(nobody) = ClientId::parse("readiness check") else { return None };
-    match operator.on_server(LIMIT, async move { store.session(&nobody).await.is_ok() }).await {
+    let hub = std::sync::Arc::clone(hub);
+    match operator.on_server(LIMIT, async move { hub.can_read().await }).await {
         Some(true) => None,
         Some(false) => Some("the database cannot be read; the log has the cause"),
         None => Some("the database does not answer in time, or the server is overloaded"),

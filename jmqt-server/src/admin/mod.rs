@@ -8,6 +8,7 @@
 
 mod access;
 mod answer;
+mod api;
 mod health;
 mod keys;
 mod metrics;
@@ -17,13 +18,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HostName};
+use crate::connection::Protocol;
 use crate::context::Shared;
 
 use access::Access;
@@ -86,11 +88,16 @@ impl AdminListener {
     }
 
     /// Serves until [`Running::stop`], if there is a listener.
-    pub(crate) fn serve(listener: Option<Self>, shared: Arc<Shared>) -> Result<Option<Running>, AdminError> {
-        listener.map(|listener| listener.start(shared)).transpose()
+    /// `drain` is cancelled when an operator asks this node to drain.
+    pub(crate) fn serve(
+        listener: Option<Self>,
+        shared: Arc<Shared>,
+        drain: CancellationToken,
+    ) -> Result<Option<Running>, AdminError> {
+        listener.map(|listener| listener.start(shared, drain)).transpose()
     }
 
-    fn start(self, shared: Arc<Shared>) -> Result<Running, AdminError> {
+    fn start(self, shared: Arc<Shared>, drain: CancellationToken) -> Result<Running, AdminError> {
         let Self { socket, address, keys, hosts } = self;
         if keys.is_none() && !address.ip().is_loopback() {
             tracing::warn!(target: "jmqt::admin", "everybody who can connect to {address} can read the metrics: set ADMIN_KEYS_FILE, or let only this machine connect (ADMIN_ADDRESS)");
@@ -99,8 +106,14 @@ impl AdminListener {
         let runtime = runtime.map_err(AdminError::Thread)?;
         let stop = CancellationToken::new();
         let (ending, ended) = oneshot::channel();
-        let operator =
-            Arc::new(Operator { shared, main: Handle::current(), metrics: metrics::Metrics::default() });
+        let operator = Arc::new(Operator {
+            shared,
+            main: Handle::current(),
+            metrics: metrics::Metrics::default(),
+            api: api::Api::new(),
+            started: Instant::now(),
+            drain,
+        });
         let access = Access::new(keys, hosts);
         let until = stop.clone();
         let serve = move || {
@@ -149,9 +162,18 @@ struct Operator {
     /// The runtime of the server.
     main: Handle,
     metrics: metrics::Metrics,
+    api: api::Api,
+    started: Instant,
+    /// Cancelled when an operator asks this node to drain.
+    drain: CancellationToken,
 }
 
 impl Operator {
+    /// The server is stopping, or this node is drained.
+    fn is_stopping(&self) -> bool {
+        self.shared.admission.closing.is_cancelled() || self.shared.http.is_unready()
+    }
+
     /// Runs something on the server's runtime, within a time limit. `None`: it took longer, panicked, or the runtime has ended.
     async fn on_server<T: Send + 'static>(
         &self,
@@ -168,4 +190,15 @@ impl Operator {
             }
         }
     }
+}
+
+/// The labels of a protocol.
+fn labels(protocol: Protocol) -> [(&'static str, &'static str); 2] {
+    let transport = match (protocol.is_websocket(), protocol.is_tls()) {
+        (false, false) => "tcp",
+        (false, true) => "tls",
+        (true, false) => "ws",
+        (true, true) => "wss",
+    };
+    [("protocol", if protocol.is_mqtt() { "mqtt" } else { "jmqt" }), ("transport", transport)]
 }

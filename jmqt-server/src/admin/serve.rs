@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::access::Access;
 use super::answer::{Answer, Refusal};
 use super::keys::Scope;
-use super::{Operator, health, metrics};
+use super::{Operator, api, health, metrics};
 use crate::log_limit::log_limited;
 
 /// Connections at once. For one more than this the oldest is closed, so that clients that hold theirs keep nobody away.
@@ -189,6 +189,17 @@ async fn respond(
                 access.holder(headers, remote, Scope::Metrics)?;
             }
             Ok(metrics::answer(operator, headers).await)
+        }
+        _ if path.starts_with(api::PREFIX) => {
+            let needed = operator.api.scope(request.method(), path);
+            // Without a key nobody learns which paths there are.
+            let holder = match &needed {
+                Ok(None) => None,
+                Ok(Some(scope)) => Some(access.holder(headers, remote, *scope)?),
+                Err(_) => Some(access.holder(headers, remote, Scope::Read)?),
+            };
+            needed?;
+            operator.api.answer(operator, request, holder).await
         }
         _ => {
             let expected = "/metrics, /healthz, /readyz, or a path below /api/v1/";

@@ -93,6 +93,8 @@ pub(crate) struct Registered {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) info: ConnectionInfo,
     pub(crate) generation: u64,
+    /// When the session began, in seconds since 1970.
+    pub(crate) since: u32,
 }
 
 /// A session that is opening, until this is dropped.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
@@ -197,7 +197,9 @@ impl Hub {
         if let Some(owner) = &new.owner {
             new.outbox.set_owner(owner.clone());
         }
-        let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info, generation };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let since = u32::try_from(since).unwrap_or(u32::MAX);
+        let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info, generation, since };
         self.connections.register(&claim, registered);
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
         if let (Some(cluster), Some(session)) = (&self.cluster, &mut entered) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Parting};
 use crate::context::Shared;
@@ -22,6 +23,26 @@ pub(super) fn close_all(admission: &Admission) {
     for (number, outbox) in admission.numbered_outboxes() {
         admission.part(number, &outbox);
     }
+}
+
+/// Drains this node when it is asked to: closes the listeners, then the sessions, as at the stop of the server.
+pub(super) async fn drain_when_asked(
+    shared: Arc<Shared>,
+    asked: CancellationToken,
+    stop_listening: CancellationToken,
+    time: Duration,
+) {
+    tokio::select! {
+        () = asked.cancelled() => {}
+        () = stop_listening.cancelled() => return, // the server stops
+    }
+    shared.http.set_unready(Some("drained"));
+    stop_listening.cancel();
+    begin_to_stop(&shared, time);
+    if !time.is_zero() {
+        drain_sessions(&shared, time).await;
+    }
+    close_all(&shared.admission);
 }
 
 /// Closes connections without a session at once, and sessions in even steps over `time`, the first at

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jmqt_client::mqtt::Codec;
 use jmqt_client::{Header, TlsConfig};
 
+use crate::admin::AdminArguments;
+
 /// Speaks to a JMQT or MQTT server: publishes, subscribes, asks, measures, and finds out why it cannot.
 #[derive(Debug, Parser)]
 #[command(name = "jmqt", version, after_help = EXIT_CODES)]
@@ -110,6 +112,20 @@ With an MQTT server, messages of every QoS are published to the doctor itself, a
 connection and removed, and its expiry shows whether the clocks of the server's nodes agree. Each line begins with OK,
 WARN or FAIL. The exit code is 0 if nothing failed, 3 or 4 if there is no session, and 1 if a later step failed. With --name
 the doctor takes over the connection and the session of that client.";
+
+const ADMIN_EXAMPLES: &str = "\
+Examples:
+  jmqt admin ready                             is everything well, and what is in the way
+  jmqt admin connections --begins sensor-      who is connected
+  jmqt admin connection alice                  everything about one client
+  jmqt admin slow                              who leaves most unread
+  jmqt admin publish news '{\"rain\":true}' -q 1
+  jmqt admin retained set lamp on --text
+  jmqt admin pending alice --purge
+  ssh -L 9090:127.0.0.1:9090 server &          the listener of another machine
+
+The key comes from --key-file FILE or from the environment variable JMQT_ADMIN_KEY, never from an argument, which others on
+this machine could see. `jmqtd admin-key` makes one.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -345,6 +361,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ProfileCommand,
     },
+    /// Ask the listener for operators of a server (ADMIN_ADDRESS): metrics, connections, messages
+    #[command(after_help = ADMIN_EXAMPLES)]
+    Admin(Box<AdminArguments>),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

@@ -2,6 +2,7 @@
 //!
 //! What can be said is in `arguments`, each command in a file of its own; here: settings, time limit, the end.
 
+mod admin;
 mod again;
 mod arguments;
 mod bench;
@@ -89,6 +90,16 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             return complete(shell, &mut Arguments::command());
         }
         Command::Man { command, directory } => return manual(command.as_deref(), directory.as_deref()),
+        Command::Admin(admin) => {
+            let limit = arguments.connection.timeout;
+            let work = admin::run(*admin, output);
+            return match limit {
+                None => work.await,
+                Some(limit) => {
+                    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Failure::timeout()))
+                }
+            };
+        }
         Command::Profile { command } => return profile::run(command, &arguments.connection, output),
         _ => {}
     }
@@ -243,7 +254,9 @@ async fn carry_out(
         Command::Ping { count, interval } => ping::run(config, count, interval, output).await,
         Command::Bench(load) => bench::run(Target::Jmqt(Box::new(config)), load, limit, output).await,
         Command::Doctor { .. } => doctor::run(config, output).await,
-        Command::Completions { .. } | Command::Man { .. } | Command::Profile { .. } => Ok(()),
+        Command::Admin(_) | Command::Completions { .. } | Command::Man { .. } | Command::Profile { .. } => {
+            Ok(())
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use super::Operator;
 use super::answer::{Answer, answer as plain_answer};
+use super::{Operator, labels};
 use crate::connection::Protocol;
 use crate::counters::{CountersSnapshot, Measures};
 use crate::hub::Hub;
@@ -111,17 +111,6 @@ async fn collect(operator: &Arc<Operator>, format: Format) -> String {
     others(&mut text, &counters);
     process_metrics(&mut text);
     text.finish()
-}
-
-/// The labels of a protocol.
-fn labels(protocol: Protocol) -> [(&'static str, &'static str); 2] {
-    let transport = match (protocol.is_websocket(), protocol.is_tls()) {
-        (false, false) => "tcp",
-        (false, true) => "tls",
-        (true, false) => "ws",
-        (true, true) => "wss",
-    };
-    [("protocol", if protocol.is_mqtt() { "mqtt" } else { "jmqt" }), ("transport", transport)]
 }
 
 fn connections(text: &mut Text, hub: &Hub, counters: &CountersSnapshot) {
@@ -244,7 +233,7 @@ fn store(text: &mut Text, operator: &Arc<Operator>) {
     let hub = &operator.shared.hub;
     text.gauge("jmqt_commit_queue_operations", "Operations that wait for the store.")
         .value(&[], hub.waiting());
-    if let Some(bytes) = hub.store.bytes_on_disk() {
+    if let Some(bytes) = hub.bytes_on_disk() {
         text.gauge("jmqt_store_bytes", "The size of the files of SQLite.").value(&[], bytes);
     }
     let (stored, is_due) = operator.metrics.stored.get(COUNT_INTERVAL);

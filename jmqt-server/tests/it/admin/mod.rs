@@ -1,5 +1,6 @@
 //! The HTTP listener for operators.
 
+mod api;
 mod http;
 mod metrics;
 mod text;
