@@ -58,15 +58,16 @@ test-mqtt: ## Run MQTT clients of others against the sample server (pip, npm and
 
 .PHONY: test-web
 test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
-	$(CARGO) build $(CARGO_FLAGS) --bin sample_server --bin jmqt
+	$(CARGO) build $(CARGO_FLAGS) --bin sample_server --bin jmqt --bin tutorial
 	cd examples/web/test && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd examples/web/test && exec $(call limited,1200) npm test </dev/null
 
 .PHONY: lint
-lint: features ## Check format, clippy, cargo features, documentation and (with cargo-deny) dependencies
+lint: features ## Check format, clippy, cargo features, documentation, links and (with cargo-deny) dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
+	scripts/book --check
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		echo "$(CARGO) deny check"; \
 		$(CARGO) deny check; \
@@ -101,6 +102,10 @@ package: ## Make the packages for crates.io and npm, and build what is in them (
 	scripts/package-crates "$(CARGO_FLAGS) $(PACKAGE_FLAGS)" $(CRATES)
 	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd jmqt-js && exec $(call limited,600) npm pack --pack-destination ../target/package </dev/null
+
+.PHONY: docs
+docs: ## Make a site of the documents in target/book/html (builds mdBook if it is missing)
+	scripts/book
 
 .PHONY: bench
 bench: ## Measure beside Redis, NATS and Mosquitto (ARGS="--quick", ARGS="--help")

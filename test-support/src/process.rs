@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
 /// The command that starts a program which ends with the thread that starts it, also when this process is killed:
@@ -41,8 +41,22 @@ impl Process {
     /// # Errors
     /// The program cannot be started; the text names the command.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        let started = command.stdin(Stdio::null()).spawn();
-        let child = started
+        Self::spawn(command.stdin(Stdio::null()))
+    }
+
+    /// Starts a process, and returns what writes to its stdin.
+    ///
+    /// # Errors
+    /// The program cannot be started; the text names the command.
+    pub fn start_with_input(command: &mut Command) -> io::Result<(Self, ChildStdin)> {
+        let mut process = Self::spawn(command.stdin(Stdio::piped()))?;
+        let input = process.child.stdin.take().ok_or_else(|| io::Error::other("there is no pipe"))?;
+        Ok((process, input))
+    }
+
+    fn spawn(command: &mut Command) -> io::Result<Self> {
+        let child = command
+            .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("{command:?} does not start: {error}")))?;
         Ok(Self { child })
     }

@@ -1,7 +1,7 @@
 //! A program: started, watched, signalled, and ended with its test.
 
 use std::io::Read;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -36,8 +36,20 @@ impl Program {
     /// Starts a program that logs to stderr.
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
-        let mut process =
+        let process =
             Process::start(command.stderr(Stdio::piped())).unwrap_or_else(|error| panic!("{error}"));
+        Self::of(process)
+    }
+
+    /// Starts a program that logs to stderr, and returns what writes to its stdin.
+    #[track_caller]
+    pub fn start_with_input(command: &mut Command) -> (Self, ChildStdin) {
+        let started = Process::start_with_input(command.stderr(Stdio::piped()));
+        let (process, input) = started.unwrap_or_else(|error| panic!("{error}"));
+        (Self::of(process), input)
+    }
+
+    fn of(mut process: Process) -> Self {
         let log = Log::of(process.stderr().unwrap());
         Self { process, log }
     }

@@ -22,7 +22,7 @@ export const chromiumPath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-function program(name, variable) {
+export function program(name, variable) {
   const named = process.env[variable];
   const places = named ? [named] : ['debug', 'release'].map((kind) => join(root, 'target', kind, name));
   const found = places.find((place) => existsSync(place));

@@ -95,6 +95,8 @@ fn in_language(language: &str) -> Vec<Snippet> {
 
 /// Documents whose JavaScript is run by `jmqt-js/test/readme.test.ts`.
 const JAVASCRIPT: [&str; 2] = ["README.md", "jmqt-js/README.md"];
+/// Compared with a program and its page by the tests of `examples/tutorial`.
+const TUTORIAL: &str = "docs/tutorial.md";
 /// Documents whose sections of `load_balancer.conf` the tests of `jmqt-lb` parse.
 const LOAD_BALANCER: [&str; 2] = ["docs/load-balancer.md", "jmqt-lb/README.md"];
 
@@ -108,9 +110,12 @@ fn every_example_of_the_documents_is_looked_at_by_a_test() {
         let file = &*snippet.file;
         let is_looked_at = match &*snippet.language {
             "text" => true, // what a program prints, and drawings
+            "rust" if file == TUTORIAL => true,
             "rust" | "rust,no_run" => is_compiled(file),
             "html" | "js" => {
-                JAVASCRIPT.contains(&file) && javascript_tests.contains(file.trim_start_matches("jmqt-js/"))
+                file == TUTORIAL
+                    || JAVASCRIPT.contains(&file)
+                        && javascript_tests.contains(file.trim_start_matches("jmqt-js/"))
             }
             "ini" => LOAD_BALANCER.contains(&file) || OF_OTHERS.contains(&snippet.first_line()),
             "nginx" | "haproxy" | "redis" => OF_OTHERS.contains(&snippet.first_line()),
