@@ -63,18 +63,6 @@ impl Identity {
     }
 }
 
-/// What the rules of this identity itself say about its user; `None` if it has none. Who has ended may do nothing.
-pub(super) fn own_rules(
-    identity: Option<&Identity>,
-    decide: impl FnOnce(&Rules, Option<&str>) -> bool,
-) -> Option<bool> {
-    let identity = identity?;
-    if identity.has_ended() {
-        return Some(false);
-    }
-    identity.rules.as_deref().map(|rules| decide(rules, identity.user.as_deref()))
-}
-
 /// What a client shows to prove who it is. An MQTT client shows its user name and its password; a JMQT client sends them in the
 /// data of `auth`: `{"username":"alice","password":"secret"}` or `{"token":"…"}`.
 #[derive(Clone, Copy, Default)]

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use self::answer::{Outcome, Reply};
 use self::client::{Backend, Options, Repeat};
 use self::question::Question;
-use super::identity::{Answer, Credentials, Identity, IdentitySource, own_rules};
+use super::identity::{Answer, Credentials, Identity, IdentitySource};
 use super::rules::{Access, Rules};
 use super::unavailable::Unavailable;
 use crate::validators::{
@@ -319,13 +319,18 @@ impl HttpBackend {
     }
 }
 
-/// What the own rules of a client say, if it has some.
+/// What the own rules of a client say, if it has some. Who has ended may do nothing.
 fn by_own_rules(
     identity: Option<&Identity>,
     decide: impl FnOnce(&Rules, Option<&str>) -> bool,
 ) -> Option<Verdict> {
-    own_rules(identity, decide)
-        .map(|is_allowed| if is_allowed { Verdict::Allow } else { Verdict::NOT_ALLOWED })
+    let identity = identity?;
+    let is_allowed = match identity.rules.as_deref() {
+        _ if identity.has_ended() => false,
+        Some(rules) => decide(rules, identity.user.as_deref()),
+        None => return None,
+    };
+    Some(if is_allowed { Verdict::Allow } else { Verdict::NOT_ALLOWED })
 }
 
 #[async_trait]
