@@ -19,6 +19,7 @@ pub(crate) fn run(file: &Path) -> Result<(), BoxError> {
         access(&rules, &http)?,
         requests(&http)?,
         store(&server),
+        operators(&server)?,
     ]
     .concat();
     println!("{}: the configuration can be used", file.display());
@@ -141,4 +142,18 @@ fn store(server: &Config) -> Vec<String> {
     let cluster =
         if server.redis.is_some() { "This is a node of a cluster" } else { "This is a single broker" };
     vec![line, cluster.to_owned()]
+}
+
+fn operators(server: &Config) -> Result<Vec<String>, BoxError> {
+    let Some(address) = server.admin_address else { return Ok(Vec::new()) };
+    let mut lines = vec![format!("Operators: http://{address}/metrics, /healthz and /readyz")];
+    lines.push(match &server.admin_keys_file {
+        Some(file) => {
+            let keys = jmqt_server::admin::count_keys(file)?;
+            format!("Admin API: keys of operators: {keys}, from {}", file.display())
+        }
+        None if address.ip().is_loopback() => "No admin API (ADMIN_KEYS_FILE)".to_owned(),
+        None => "No admin API (ADMIN_KEYS_FILE), and everybody who can connect reads the metrics".to_owned(),
+    });
+    Ok(lines)
 }

@@ -101,3 +101,41 @@ fn passwd_says_what_it_did_and_refuses_what_cannot_be() {
     }
     assert_eq!(std::fs::read_to_string(folder.path("users.passwd")).unwrap(), written);
 }
+
+#[test]
+fn keys_of_operators_are_made_and_check_says_who_may_ask() {
+    let folder =
+        Folder::new("AUTH = 'anonymous'\nACL = 'none'\nADMIN_ADDRESS = 9090\nADMIN_KEYS_FILE = 'admin.keys'");
+    let output = folder.run(&["--check"]);
+    assert!(
+        output.status.code() == Some(2) && text(&output).contains("cannot read admin.keys"),
+        "{}",
+        text(&output)
+    );
+    let output = folder.run(&["admin-key", "admin.keys", "alice", "--scope", "write"]);
+    let key = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && key.starts_with("jmqt_") && key.len() == 49, "{key}");
+    let written = std::fs::read_to_string(folder.path("admin.keys")).unwrap();
+    assert!(written.starts_with("alice:write:") && !written.contains(key.trim()), "{written}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(folder.path("admin.keys")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let said = text(&folder.run(&["--check"]));
+    for line in
+        ["Operators: http://127.0.0.1:9090/metrics", "Admin API: keys of operators: 1, from admin.keys"]
+    {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+    let output = folder.run(&["admin-key", "admin.keys", "alice", "--delete"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(std::fs::read_to_string(folder.path("admin.keys")).unwrap(), "");
+    let output = folder.run(&["admin-key", "admin.keys", "a:b"]);
+    assert!(
+        !output.status.success() && text(&output).contains("cannot be the name of a key"),
+        "{}",
+        text(&output)
+    );
+}

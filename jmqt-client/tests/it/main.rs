@@ -4,6 +4,7 @@
 
 mod client_certificate;
 mod command_line;
+mod command_line_admin;
 mod command_line_publish;
 mod command_line_settings;
 mod disconnect;

@@ -223,6 +223,17 @@ pub fn add_key(path: &Path, name: &str, scope: Scope) -> Result<String, KeyError
     Ok(key)
 }
 
+/// The number of keys in a file.
+///
+/// # Errors
+/// The file cannot be read, or has mistakes.
+pub fn count_keys(path: &Path) -> Result<usize, FileError> {
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
+    let entries = parse(&text).map_err(|problems| FileError::Invalid { path: path.to_owned(), problems })?;
+    Ok(entries.len())
+}
+
 /// Removes all keys with this name from a file.
 ///
 /// # Errors

@@ -31,7 +31,8 @@ use crate::context::Shared;
 use access::Access;
 use keys::Keys;
 
-pub use keys::{KeyError, Scope, add_key, remove_key};
+pub use crate::watched::{FileError, Problem};
+pub use keys::{KeyError, Scope, add_key, count_keys, remove_key};
 
 /// The longest wait for the end of the thread.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ pub enum AdminError {
     },
     /// The file with the keys cannot be used.
     #[error("ADMIN_KEYS_FILE: {0}")]
-    Keys(#[from] crate::watched::FileError),
+    Keys(#[from] FileError),
     /// The thread of the listener cannot be started.
     #[error("cannot start the thread of the listener for operators: {0}")]
     Thread(io::Error),
