@@ -188,15 +188,76 @@ var Fifo = class {
 // dist/filter.js
 init_errors();
 
-// dist/bytes.js
+// dist/text.js
+var EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/g;
+function trimmed(text) {
+  return text.replace(EDGES, "");
+}
 var encoder = new TextEncoder();
+function byteLength(text) {
+  return encoder.encode(text).length;
+}
+function exceeds(text, limit) {
+  return text.length * 3 > limit && (text.length > limit || byteLength(text) > limit);
+}
+
+// dist/filter.js
+var MAX_BYTES = 512;
+var MAX_SEPARATORS = 200;
+function filterKey(raw) {
+  const problem = (because) => {
+    throw new UsageError(`${JSON.stringify(raw)} is not a filter: ${because}`, Status.INVALID_CHANNEL);
+  };
+  if (typeof raw !== "string")
+    throw new UsageError(`a filter must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
+  const filter = trimmed(raw);
+  if (!/[+#]/.test(filter))
+    problem("it has neither + nor #; subscribe to the channel of this name");
+  if (byteLength(filter) > MAX_BYTES)
+    problem(`it is longer than ${MAX_BYTES} bytes`);
+  if (filter.startsWith("$"))
+    problem("wildcards do not match control channels");
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(filter))
+    problem("it has a control character");
+  const levels = filter.split("/");
+  if (levels.length - 1 > MAX_SEPARATORS)
+    problem(`it has more than ${MAX_SEPARATORS} /`);
+  levels.forEach((level, index) => {
+    if (level.includes("+") && level !== "+")
+      problem("+ must be a level of its own");
+    if (level.includes("#") && (level !== "#" || index + 1 < levels.length))
+      problem("# must be a level of its own, the last one");
+  });
+  return ` ${filter}`;
+}
+function isFilterKey(key) {
+  return key.startsWith(" ");
+}
+function nameOf(key) {
+  return isFilterKey(key) ? key.slice(1) : key;
+}
+function matches(filter, channel) {
+  const first = channel[0]?.charAt(0);
+  if (first === "$" || first === "#")
+    return false;
+  for (const [index, level] of filter.entries()) {
+    if (level === "#")
+      return true;
+    if (index >= channel.length || level !== "+" && level !== channel[index])
+      return false;
+  }
+  return filter.length === channel.length;
+}
+
+// dist/bytes.js
+var encoder2 = new TextEncoder();
 var decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 var MAX_DEPTH = 128;
 var BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 var LONE_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
 function special(data) {
   if (typeof data === "string")
-    return LONE_SURROGATE.test(data) ? void 0 : encoder.encode(data);
+    return LONE_SURROGATE.test(data) ? void 0 : encoder2.encode(data);
   if (typeof data !== "object" || data === null || Object.keys(data).length !== 1)
     return void 0;
   const encoded = data.$b64;
@@ -208,7 +269,7 @@ function special(data) {
   return Uint8Array.from(binary, (character) => character.charCodeAt(0));
 }
 function toBytes(data, json, literal) {
-  return (literal ? void 0 : special(data)) ?? encoder.encode(json);
+  return (literal ? void 0 : special(data)) ?? encoder2.encode(json);
 }
 function fromBytes(bytes) {
   let text;
@@ -479,11 +540,7 @@ function skipString(text, at) {
   }
   return at;
 }
-var EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/g;
 var MAX_CHANNEL_BYTES = 512;
-function trimmed(text) {
-  return text.replace(EDGES, "");
-}
 function channelName(raw) {
   if (typeof raw !== "string") {
     throw new UsageError(`a channel name must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
@@ -498,61 +555,6 @@ function channelName(raw) {
     throw new UsageError(problem, Status.INVALID_CHANNEL);
   }
   return name;
-}
-var encoder2 = new TextEncoder();
-function byteLength(text) {
-  return encoder2.encode(text).length;
-}
-function exceeds(text, limit) {
-  return text.length * 3 > limit && (text.length > limit || byteLength(text) > limit);
-}
-
-// dist/filter.js
-var MAX_BYTES = 512;
-var MAX_SEPARATORS = 200;
-function filterKey(raw) {
-  const problem = (because) => {
-    throw new UsageError(`${JSON.stringify(raw)} is not a filter: ${because}`, Status.INVALID_CHANNEL);
-  };
-  if (typeof raw !== "string")
-    throw new UsageError(`a filter must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
-  const filter = trimmed(raw);
-  if (!/[+#]/.test(filter))
-    problem("it has neither + nor #; subscribe to the channel of this name");
-  if (byteLength(filter) > MAX_BYTES)
-    problem(`it is longer than ${MAX_BYTES} bytes`);
-  if (filter.startsWith("$"))
-    problem("wildcards do not match control channels");
-  if (/[\u0000-\u001f\u007f-\u009f]/.test(filter))
-    problem("it has a control character");
-  const levels = filter.split("/");
-  if (levels.length - 1 > MAX_SEPARATORS)
-    problem(`it has more than ${MAX_SEPARATORS} /`);
-  levels.forEach((level, index) => {
-    if (level.includes("+") && level !== "+")
-      problem("+ must be a level of its own");
-    if (level.includes("#") && (level !== "#" || index + 1 < levels.length))
-      problem("# must be a level of its own, the last one");
-  });
-  return ` ${filter}`;
-}
-function isFilterKey(key) {
-  return key.startsWith(" ");
-}
-function nameOf(key) {
-  return isFilterKey(key) ? key.slice(1) : key;
-}
-function matches(filter, channel) {
-  const first = channel[0]?.charAt(0);
-  if (first === "$" || first === "#")
-    return false;
-  for (const [index, level] of filter.entries()) {
-    if (level === "#")
-      return true;
-    if (index >= channel.length || level !== "+" && level !== channel[index])
-      return false;
-  }
-  return filter.length === channel.length;
 }
 
 // dist/message.js

@@ -4,7 +4,7 @@
  * Where channels and filters are keys of one table, a filter has a space before it: no name of a channel has.
  */
 import { Status, UsageError } from './errors.js';
-import { byteLength, trimmed } from './packet.js';
+import { byteLength, trimmed } from './text.js';
 
 const MAX_BYTES = 512;
 const MAX_SEPARATORS = 200;

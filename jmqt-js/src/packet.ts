@@ -7,6 +7,7 @@
 import { fromBytes } from './bytes.js';
 import { Status, UsageError } from './errors.js';
 import { isFilterKey, nameOf } from './filter.js';
+import { byteLength, trimmed } from './text.js';
 
 /** JSON text that is sent exactly as it is, for numbers that JavaScript cannot hold (protocol.md 2.7). */
 export class RawJson {
@@ -286,15 +287,7 @@ function skipString(text: string, at: number): number {
   return at;
 }
 
-/** White space as JMQT servers see it: Unicode's, which differs from `String.trim` in two characters. */
-const EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/g;
-
 const MAX_CHANNEL_BYTES = 512;
-
-/** Without white space around it, as servers see it. */
-export function trimmed(text: string): string {
-  return text.replace(EDGES, '');
-}
 
 /**
  * The name without white space around it, as acknowledgements and pushes carry it (protocol.md 2.8).
@@ -315,16 +308,4 @@ export function channelName(raw: string): string {
     throw new UsageError(problem, Status.INVALID_CHANNEL);
   }
   return name;
-}
-
-const encoder = new TextEncoder();
-
-/** How many bytes `text` has as UTF-8; counted only where a guess from its length may be wrong. */
-export function byteLength(text: string): number {
-  return encoder.encode(text).length;
-}
-
-/** Whether `text` has more than `limit` bytes, cheaply for what is far from it. */
-export function exceeds(text: string, limit: number): boolean {
-  return text.length * 3 > limit && (text.length > limit || byteLength(text) > limit);
 }

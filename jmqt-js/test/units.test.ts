@@ -20,10 +20,10 @@ import {
   encodePushAck,
   encodeSub,
   encodeUnsub,
-  exceeds,
   rawData,
 } from '../dist/packet.js';
 import { Backoff } from '../dist/reconnect.js';
+import { exceeds } from '../dist/text.js';
 import { every } from '../dist/ticker.js';
 
 test('packets are sent strictly as in §7 (protocol.md 2.6)', () => {
