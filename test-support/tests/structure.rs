@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use test_support::{SourceFile, circular_imports, source_files};
 
-/// The `src` folders of all crates.
+/// The `src` folders of all crates, and of programs in folders of their own.
 fn sources() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let children = |folder: &Path| {
         let entries = std::fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().path().join("src")).filter(|src| src.is_dir()).collect::<Vec<_>>()
     };
-    [children(&root), children(&root.join("examples"))].concat()
+    let mut sources = [children(&root), children(&root.join("examples"))].concat();
+    sources.push(root.join("jmqt-client/src/bin/jmqt"));
+    sources
 }
 
 #[test]

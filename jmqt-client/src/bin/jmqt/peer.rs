@@ -39,6 +39,15 @@ impl Target {
     }
 }
 
+/// The QoS of an option.
+pub(crate) const fn qos(number: u8) -> mqtt::Qos {
+    match number {
+        0 => mqtt::Qos::AtMostOnce,
+        1 => mqtt::Qos::AtLeastOnce,
+        _ => mqtt::Qos::ExactlyOnce,
+    }
+}
+
 /// A client.
 pub(crate) enum Peer {
     Jmqt(Client),
@@ -49,7 +58,7 @@ impl Peer {
     pub(crate) async fn subscribe(&self, name: &str, qos: u8) -> Result<Stream, Failure> {
         Ok(match self {
             Self::Jmqt(client) => Stream::Jmqt(client.subscribe(name, Persistence::Temporary).await?),
-            Self::Mqtt(client) => Stream::Mqtt(client.subscribe(name, crate::mqtt::qos(qos)).await?),
+            Self::Mqtt(client) => Stream::Mqtt(client.subscribe(name, self::qos(qos)).await?),
         })
     }
 
@@ -62,7 +71,7 @@ impl Peer {
                 Pending::Jmqt(client.queue(&message).await?)
             }
             Self::Mqtt(client) => {
-                let message = mqtt::Publish::new(name, data)?.qos(crate::mqtt::qos(qos));
+                let message = mqtt::Publish::new(name, data)?.qos(self::qos(qos));
                 Pending::Mqtt(client.queue(&message).await?)
             }
         })

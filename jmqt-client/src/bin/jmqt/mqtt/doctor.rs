@@ -6,8 +6,8 @@ use jmqt_client::Step;
 use jmqt_client::mqtt::{Client, Error, Information, Message, Options, Publish, Qos, Subscription, diagnose};
 use tokio::time::{Instant, timeout};
 
-use super::qos;
 use crate::findings::{Findings, Verdict, next};
+use crate::peer::qos;
 use crate::{Failure, Output, random_digits};
 
 /// How long a message may take.

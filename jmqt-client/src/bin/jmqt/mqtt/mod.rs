@@ -8,12 +8,10 @@ mod subscribe;
 use std::ffi::OsString;
 use std::path::Path;
 
-use jmqt_client::mqtt::{
-    Client, ConnectError, Error, Options, Publish, Qos, ReasonCode, Server, Version, Will,
-};
+use jmqt_client::mqtt::{Client, ConnectError, Error, Options, Publish, ReasonCode, Server, Version, Will};
 
 use crate::arguments::{Arguments, Command, ConnectionArguments, Input, WillMqtt};
-use crate::peer::Target;
+use crate::peer::{Target, qos};
 use crate::{Failure, Output, bench, note, random_name};
 
 /// Whether the server that the options name speaks MQTT; `file`: the configuration.
@@ -67,14 +65,6 @@ pub(crate) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<(),
         _ => Err(Failure::usage(
             "with an MQTT server there are only `jmqt pub`, `sub`, `p2p`, `request`, `bench` and `doctor`",
         )),
-    }
-}
-
-pub(crate) const fn qos(number: u8) -> Qos {
-    match number {
-        0 => Qos::AtMostOnce,
-        1 => Qos::AtLeastOnce,
-        _ => Qos::ExactlyOnce,
     }
 }
 

@@ -6,9 +6,9 @@ use std::io::Read as _;
 use jmqt_client::mqtt::{Client, Codec, Error, Options, Publish, Qos, ReasonCode, Receipt};
 use serde_json::json;
 
-use super::qos;
 use crate::arguments::{Input, PubMqtt};
 use crate::codec::encode;
+use crate::peer::qos;
 use crate::publish::lines;
 use crate::template::{Values, fill};
 use crate::{Failure, Output, note};

@@ -88,7 +88,7 @@ pub(super) async fn run(
 }
 
 fn subscription(given: &SubMqtt) -> SubscribeOptions {
-    let mut options = SubscribeOptions::of_qos(given.sub_qos.map_or(Qos::ExactlyOnce, super::qos));
+    let mut options = SubscribeOptions::of_qos(given.sub_qos.map_or(Qos::ExactlyOnce, crate::peer::qos));
     options.no_local = given.no_local;
     options.retain_as_published = given.retain_as_published;
     options.retain_handling = match given.retain_handling {
