@@ -131,7 +131,7 @@ impl ServerHandle {
         client: &ClientId,
     ) -> Result<Vec<(ChannelName, Persistence)>, HandleError> {
         match &self.side {
-            Side::Live(hub) => Ok(hub.subscriptions_of(client).await?),
+            Side::Live(hub) => Ok(hub.anywhere.of(client).await?),
             Side::Detached(server) => Ok(server.subscriptions(client)),
         }
     }
@@ -172,7 +172,7 @@ impl ServerHandle {
         };
         let (client, channel) = (client.clone(), channel.clone());
         // In a separate task, because an incomplete subscription would hold pushes back forever.
-        let task = tokio::spawn(async move { hub.force_subscribe(&client, &channel, persistence).await });
+        let task = tokio::spawn(async move { hub.anywhere.subscribe(&client, &channel, persistence).await });
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }
 
@@ -191,7 +191,7 @@ impl ServerHandle {
             Side::Detached(server) => return Ok(server.unsubscribe(client, channel)),
         };
         let (client, channel) = (client.clone(), channel.clone());
-        let task = tokio::spawn(async move { hub.force_unsubscribe(&client, &channel).await });
+        let task = tokio::spawn(async move { hub.anywhere.unsubscribe(&client, &channel).await });
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }
 
@@ -264,7 +264,7 @@ impl ServerHandle {
     #[must_use]
     pub fn subscribers(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
         match &self.side {
-            Side::Live(hub) => hub.subscribers_here(channel),
+            Side::Live(hub) => hub.subscribers.clients_here(channel),
             Side::Detached(server) => server.subscribers(channel),
         }
     }
@@ -362,7 +362,7 @@ impl ServerHandle {
     /// [`HandleError::Store`].
     pub async fn revalidate(&self, client: &ClientId) -> Result<Revalidated, HandleError> {
         match &self.side {
-            Side::Live(hub) => Ok(hub.revalidate(client).await?),
+            Side::Live(hub) => Ok(hub.anywhere.revalidate(client).await?),
             Side::Detached(_) => Ok(Revalidated::default()),
         }
     }
@@ -375,7 +375,7 @@ impl ServerHandle {
     /// [`HandleError::Store`].
     pub async fn revalidate_all(&self) -> Result<Revalidated, HandleError> {
         match &self.side {
-            Side::Live(hub) => Ok(hub.revalidate_all().await?),
+            Side::Live(hub) => Ok(hub.revalidations.ask_all().await?),
             Side::Detached(_) => Ok(Revalidated::default()),
         }
     }
@@ -384,7 +384,7 @@ impl ServerHandle {
     /// the validator has a [revision](crate::SubValidator::revision) for those that are not connected.
     pub async fn revalidate_here(&self) -> Revalidated {
         match &self.side {
-            Side::Live(hub) => hub.revalidate_all_here().await,
+            Side::Live(hub) => hub.revalidations.ask_all_here().await,
             Side::Detached(_) => Revalidated::default(),
         }
     }
@@ -395,7 +395,7 @@ impl ServerHandle {
     /// [`HandleError::Store`].
     pub async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HandleError> {
         match &self.side {
-            Side::Live(hub) => Ok(hub.clear_retained(channel).await?),
+            Side::Live(hub) => Ok(hub.retained.clear(channel).await?),
             Side::Detached(server) => Ok(server.clear_retained(channel)),
         }
     }

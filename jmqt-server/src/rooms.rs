@@ -143,6 +143,15 @@ fn only_languages_encoders_and_their_trace_name_a_packet() {
     assert_eq!(named, ["language", "packet_trace", "transport", "wire"].map(ToOwned::to_owned).into());
 }
 
+#[test] // all else is called by the name of its room
+fn only_the_composition_and_the_sessions_are_methods_of_the_hub() {
+    let files = files();
+    let methods = files.iter().filter(|file| file.code.contains("\nimpl Hub {"));
+    let mut paths: Vec<&str> = methods.map(|file| file.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["hub/mod.rs", "hub/sessions.rs"]);
+}
+
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let circle = circular_imports(&files());

@@ -223,7 +223,7 @@ impl Server {
             server.spawn_beside_listeners("system topics", publish);
         }
         let (shared, stop) = (Arc::clone(&server.shared), server.stop_listening.clone());
-        let end_idle = async move { Arc::clone(&shared.hub).end_idle_readers_regularly(stop).await };
+        let end_idle = async move { Arc::clone(&shared.hub.readers).end_idle_regularly(stop).await };
         server.spawn_beside_listeners("idle readers", end_idle);
         let wills = watch_wills(Arc::clone(&server.shared), server.stop_listening.clone());
         server.spawn_beside_listeners("wills", wills);
@@ -434,7 +434,7 @@ impl Server {
         let rooms = async {
             join(janitor).await;
             // The application may keep clones of the handle, so the queue is closed, not dropped.
-            shared.hub.close_queue();
+            shared.hub.commits.close();
             join(committer).await;
             join(deliverer).await;
             if let Some((stop, telling)) = stored {

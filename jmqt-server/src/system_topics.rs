@@ -93,14 +93,16 @@ impl SystemTopics {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            match OF_THE_STORE.iter().any(|topic| hub.filters.has_match(topic)) {
+            match OF_THE_STORE.iter().any(|topic| hub.subscribers.filters.has_match(topic)) {
                 true => self.count_stored(hub, Duration::ZERO).await,
                 false => *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = None,
             }
             let mut dirty = DirtyOutboxes::default();
             for (topic, value) in self.changed(hub) {
                 let Some(message) = message(topic, value) else { continue };
-                hub.push_here(&message.channel, None, &Pushes::of(&message), Flush::Now, &mut dirty).await;
+                hub.subscribers
+                    .push_here(&message.channel, None, &Pushes::of(&message), Flush::Now, &mut dirty)
+                    .await;
             }
             dirty.flush();
         }
@@ -130,7 +132,7 @@ impl SystemTopics {
         matching
             .filter_map(|(topic, value)| {
                 let Message { channel, data, .. } = message(topic, value)?;
-                Some((channel, RetainedPush { sender: None, data, id: hub.memory_id(), counted: None }))
+                Some((channel, RetainedPush { sender: None, data, id: hub.memory_ids.next(), counted: None }))
             })
             .collect()
     }
@@ -139,7 +141,7 @@ impl SystemTopics {
     fn changed(&self, hub: &Hub) -> Vec<(String, String)> {
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         measured.measure(Instant::now(), &hub.counters.snapshot());
-        if hub.filters.is_empty() {
+        if hub.subscribers.filters.is_empty() {
             return Vec::new(); // subscriptions to these topics are among the filters
         }
         let values = self.values(hub, &measured);
@@ -153,8 +155,8 @@ impl SystemTopics {
     /// All topics with their values, always in the same order.
     fn values(&self, hub: &Hub, measured: &Measured) -> Vec<(String, String)> {
         let now = hub.counters.snapshot();
-        let (groups, shares) = hub.groups.counts();
-        let all = hub.channels.subscriptions() + hub.filters.len() + shares;
+        let (groups, shares) = hub.subscribers.groups.counts();
+        let all = hub.subscribers.channels.subscriptions() + hub.subscribers.filters.len() + shares;
         let subscriptions = all.saturating_sub(groups);
         let clients = now.sessions_opened.saturating_sub(now.sessions_closed);
         let sockets = now.connections_accepted.saturating_sub(now.connections_closed);

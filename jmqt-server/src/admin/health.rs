@@ -48,7 +48,7 @@ async fn store(operator: &Operator) -> Option<&'static str> {
         return Some(trouble);
     }
     let hub = std::sync::Arc::clone(hub);
-    match operator.on_server(LIMIT, async move { hub.can_read().await }).await {
+    match operator.on_server(LIMIT, async move { hub.operators.can_read().await }).await {
         Some(true) => None,
         Some(false) => Some("the database cannot be read; the log has the cause"),
         None => Some("the database does not answer in time, or the server is overloaded"),

@@ -252,7 +252,7 @@ impl Cluster {
     /// Waits until all earlier messages to all nodes have reached them, or Redis. After that, all earlier messages of
     /// other nodes are known here. Returns `false` if the bus is unavailable. Only one fence is in progress at a
     /// time, for any number of waiting tasks.
-    async fn fence(&self) -> bool {
+    pub(super) async fn fence(&self) -> bool {
         if !self.bus.is_up() {
             return false;
         }
@@ -390,26 +390,6 @@ impl Cluster {
             if tails.get(channel.as_str()) == Some(&(*key, *seq)) {
                 tails.remove(channel.as_str());
             }
-        }
-    }
-}
-
-impl Hub {
-    /// The location of a client. Asks the other nodes if this node does not know it.
-    pub(crate) async fn locate(&self, client: &str) -> Location {
-        let known = || {
-            if self.connections.outbox(client).is_some() {
-                return Some(Location::Here);
-            }
-            self.cluster.as_ref()?.node_of(client).map(Location::On)
-        };
-        if let Some(known) = known() {
-            return known;
-        }
-        match &self.cluster {
-            // It may have connected recently: after the fence, all earlier announcements are known.
-            Some(cluster) if cluster.fence().await => known().unwrap_or(Location::Away),
-            _ => Location::Away,
         }
     }
 }

@@ -5,19 +5,20 @@
 
 use std::sync::Arc;
 
-use jmqt_core::{ChannelKind, ChannelName, StatusCode};
+use jmqt_core::{ChannelName, ClientId, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::cluster::Reorder;
 use super::fan_out::fan_out;
-use super::publish::peer;
 use super::{Arrival, DirtyOutboxes, Hub, Tag};
 use crate::bus::LoggedMessages;
+use crate::counters::Counters;
+use crate::log_limit::log_limited;
 use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
-use crate::store::{ChannelKey, NotCommitted, Outcome, Seq, Settled, SettledBatch, SettledBatches};
+use crate::store::{Append, ChannelKey, NotCommitted, Outcome, Seq, Settled, SettledBatch, SettledBatches};
 use crate::wire::{LoggedPushes, PublishAnswer};
 
 /// The delivery task.
@@ -73,7 +74,7 @@ impl Deliverer {
                     let (groups, replies) = self.settle(settled, &mut dirty);
                     if !failed.is_empty() {
                         // Publishes only, which no task waits for.
-                        self.settle(self.hub.queue.fail_behind(&failed), &mut dirty);
+                        self.settle(self.hub.commits.queue.fail_behind(&failed), &mut dirty);
                     }
                     for group in groups {
                         self.deliver(group, &mut dirty).await;
@@ -114,7 +115,7 @@ impl Deliverer {
                 (&settled.operation, &settled.result)
                 && let Some(append) = operation.append()
             {
-                self.hub.refused_to_retain(append);
+                refused_to_retain(&self.hub.counters, append);
             }
             if let (Some(operation), Ok(Some(Outcome::Appended(place)))) =
                 (settled.operation, &settled.result)
@@ -125,7 +126,7 @@ impl Deliverer {
                 }
                 let id = match *place {
                     Some(place) => PushId::Logged(place),
-                    None => self.hub.memory_id(),
+                    None => self.hub.memory_ids.next(),
                 };
                 if groups.get(group).is_none_or(|group| group.channel != append.channel) {
                     group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {
@@ -188,37 +189,18 @@ impl Deliverer {
     }
 
     async fn deliver(&mut self, group: Group, dirty: &mut DirtyOutboxes) {
-        if self.hub.cluster.is_none() && self.hub.members(&group.channel).is_none() {
+        if self.hub.cluster.is_none() && self.hub.subscribers.of(&group.channel).is_none() {
             return; // there are no other nodes
         }
         let Group { channel, messages } = group;
         let logged = Arc::new(LoggedPushes::new(self.hub.context.ids, channel, messages));
-        self.tell_others(&logged);
+        self.hub.subscribers.tell_others(&logged);
         self.put(logged, dirty).await;
-    }
-
-    /// Sends the messages that this node has appended to other nodes.
-    fn tell_others(&self, logged: &LoggedPushes) {
-        let Some(cluster) = &self.hub.cluster else { return };
-        let LoggedPushes { channel, messages, .. } = logged;
-        if let Some((key, seq)) = logged.last_logged() {
-            cluster.appended(channel, key.0, seq.0);
-        }
-        if channel.kind() != ChannelKind::PeerToPeer {
-            if let Some(nodes) = self.hub.nodes_with_filters(channel) {
-                self.hub.bus.copy_qos1(&nodes, channel, messages);
-            }
-            self.hub.bus.publish_qos1(channel, messages);
-        } else if self.hub.members(channel).is_none()
-            && let Some(node) = cluster.node_of(peer(channel))
-        {
-            self.hub.bus.send_qos1(node, channel, messages);
-        }
     }
 
     async fn deliver_arrived(&mut self, arrived: LoggedMessages, dirty: &mut DirtyOutboxes) {
         let LoggedMessages { channel, messages } = arrived;
-        if self.hub.members(&channel).is_some() {
+        if self.hub.subscribers.of(&channel).is_some() {
             let logged = LoggedPushes::new(self.hub.context.ids, channel, messages);
             self.put(Arc::new(logged), dirty).await;
         }
@@ -243,7 +225,7 @@ impl Deliverer {
     }
 
     async fn offer(&self, logged: &Arc<LoggedPushes>, dirty: &mut DirtyOutboxes) {
-        let Some(members) = self.hub.members(&logged.channel) else { return };
+        let Some(members) = self.hub.subscribers.of(&logged.channel) else { return };
         dirty.spend(); // the channel itself takes about as long as a session
         let mut somebody_is_behind = false;
         let mut lacking_readers = Vec::new();
@@ -256,30 +238,39 @@ impl Deliverer {
             offered.flush
         })
         .await;
-        if let Some(channel) = self.hub.channels.get(logged.channel.as_str()) {
-            self.hub.channels.keep_tail(&channel, somebody_is_behind.then(|| Arc::clone(logged)));
+        if let Some(channel) = self.hub.subscribers.channels.get(logged.channel.as_str()) {
+            self.hub.subscribers.channels.keep_tail(&channel, somebody_is_behind.then(|| Arc::clone(logged)));
         }
         if let Some(last) = logged.last_logged() {
-            lacking_readers.iter().for_each(|of| self.hub.begin_reader(of, &logged.channel, last));
+            lacking_readers.iter().for_each(|of| self.hub.readers.begin(of, &logged.channel, last));
         }
         if somebody_is_behind {
             for subscription in members.iter() {
-                self.hub.resume(&subscription.outbox);
+                self.hub.resumes.begin(&subscription.outbox);
             }
         }
     }
 }
 
+fn refused_to_retain(counters: &Counters, append: &Append) {
+    counters.retained_refused.increment();
+    let client = append.sender.as_ref().map_or("", ClientId::as_str);
+    log_limited!(
+        warn, target: "jmqt::store", client, channel = %append.channel, bytes = append.data.len(),
+        "message not retained: MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES or MAX_RETAINED_PER_CLIENT is reached"
+    );
+}
+
 /// Records that the log of a channel may have messages that this node has not received.
 fn note_tail(hub: &Arc<Hub>, channel: &str, key: i64, seq: u64) {
     let Ok(channel) = ChannelName::exact(channel) else { return };
-    let Some(members) = hub.members(&channel) else { return };
+    let Some(members) = hub.subscribers.of(&channel) else { return };
     for subscription in members.iter() {
         let outbox = &subscription.outbox;
         if subscription.lacks_reader() {
-            hub.begin_reader(subscription, &channel, (ChannelKey(key), Seq(seq)));
+            hub.readers.begin(subscription, &channel, (ChannelKey(key), Seq(seq)));
         } else if outbox.note_seen(subscription, ChannelKey(key), Seq(seq)) {
-            hub.resume(outbox);
+            hub.resumes.begin(outbox);
         }
     }
 }

@@ -6,32 +6,33 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::publish::intact;
-use super::{Hub, READ_BYTES, Tag};
+use super::commits::{Commits, Tag};
+use super::error::HubError;
+use super::log_reads::{READ_BYTES, intact};
 use crate::attributes::{Attributes, Values};
 use crate::connection::CloseReason;
 use crate::message::{LoggedPush, PushId};
-use crate::outbox::{Outbox, SendAgain, Subscription, ToRecord};
-use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Operation, Order, Seq};
+use crate::outbox::{Outbox, OutboxContext, SendAgain, Subscription, ToRecord};
+use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Operation, Order, Seq, Store};
 use crate::wire::{LoggedPushes, PacketId};
 
 /// Submits the steps of listed sessions to the store, until it is told to stop.
-pub(super) async fn record_until(hub: &Arc<Hub>, stop: &CancellationToken) {
+pub(super) async fn record_until(commits: &Arc<Commits>, context: &OutboxContext, stop: &CancellationToken) {
     loop {
         let listed = tokio::select! {
             () = stop.cancelled() => return,
-            listed = hub.context.unrecorded.take() => listed,
+            listed = context.unrecorded.take() => listed,
         };
         for outbox in listed {
-            record(hub, outbox);
+            record(commits, outbox);
         }
     }
 }
 
 /// Submits the steps of one session. Usually there is room for them; otherwise a task waits for it.
-fn record(hub: &Arc<Hub>, outbox: Arc<Outbox>) {
+fn record(commits: &Arc<Commits>, outbox: Arc<Outbox>) {
     let Some(ToRecord { steps, packets }) = outbox.take_unrecorded() else { return };
-    let (submitter, source) = (Arc::clone(hub), hub.source_of(&steps[0].client));
+    let (submitter, source) = (Arc::clone(commits), commits.source_of(&steps[0].client));
     let mut submitting = Box::pin(async move {
         let tag = Tag::Record { outbox: Arc::clone(&outbox), packets };
         match submitter.queue.submit(Order::Of(source), Some(Operation::Send(steps)), tag).await {
@@ -40,12 +41,12 @@ fn record(hub: &Arc<Hub>, outbox: Arc<Outbox>) {
         }
     });
     if submitting.as_mut().now_or_never().is_none() {
-        hub.resumes.spawn(submitting);
+        tokio::spawn(submitting);
     }
 }
 
 /// Sends messages of earlier connections again, while there is room.
-pub(super) async fn send_again(hub: &Hub, outbox: &Arc<Outbox>) {
+pub(super) async fn send_again(store: &dyn Store, context: &OutboxContext, outbox: &Arc<Outbox>) {
     while let Some(SendAgain { log, packets }) = outbox.next_again() {
         let Some((subscription, key)) = log else {
             packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
@@ -53,18 +54,18 @@ pub(super) async fn send_again(hub: &Hub, outbox: &Arc<Outbox>) {
         };
         let (Some((_, first)), Some((_, last))) = (packets.first(), packets.last()) else { return };
         let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
-        match hub.store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
+        match store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
             Ok(part) if part.last >= Seq(*last) || part.last == Seq(0) => {
-                send_read_again(hub, outbox, &subscription, key, &packets, part);
+                send_read_again(context, outbox, &subscription, key, &packets, part);
             }
             Err(error) if error.is_of_data() => {
-                hub.store_failed(&error);
+                HubError::of_store(&error, &context.counters);
                 packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
             }
             // The client comes back. (Without an error, the database lags behind.)
             answer => {
                 if let Err(error) = answer {
-                    hub.store_failed(&error);
+                    HubError::of_store(&error, &context.counters);
                 }
                 return outbox.close(CloseReason::StoreUnclear);
             }
@@ -74,7 +75,7 @@ pub(super) async fn send_again(hub: &Hub, outbox: &Arc<Outbox>) {
 
 /// Sends those messages that were read. Messages that are not in the log any more are given up.
 fn send_read_again(
-    hub: &Hub,
+    context: &OutboxContext,
     outbox: &Arc<Outbox>,
     subscription: &Subscription,
     key: ChannelKey,
@@ -90,7 +91,7 @@ fn send_read_again(
     for &(id, seq) in packets {
         while messages.next_if(|message| message.seq.0 < seq).is_some() {}
         match messages.next_if(|message| message.seq.0 == seq) {
-            Some(message) => match again(hub, subscription, key, message) {
+            Some(message) => match again(context, subscription, key, message) {
                 Some(pushes) => outbox.send_again(subscription, id, &pushes),
                 None => outbox.give_up_again(id),
             },
@@ -101,7 +102,7 @@ fn send_read_again(
 }
 
 fn again(
-    hub: &Hub,
+    context: &OutboxContext,
     subscription: &Subscription,
     key: ChannelKey,
     message: LoggedMessage,
@@ -109,7 +110,7 @@ fn again(
     let LoggedMessage { seq, stamp, sender, data, attributes } = message;
     let data = intact(&subscription.channel, data, unexpired(attributes))?;
     let push = LoggedPush { id: PushId::Logged(LogPlace { key, seq, stamp }), sender, data };
-    Some(LoggedPushes::new(hub.context.ids, subscription.channel.clone(), vec![push]))
+    Some(LoggedPushes::new(context.ids, subscription.channel.clone(), vec![push]))
 }
 
 /// A message that was sent before it expired does not expire any more (4.3.3).

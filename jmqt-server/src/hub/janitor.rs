@@ -253,9 +253,9 @@ impl Janitor {
         tokio::join!(
             self.write_until(&hub, &stop),
             self.tidy_until(&hub, &stop),
-            exchanges::record_until(&hub, &stop),
-            hub.serve_groups(&stop),
-            hub.groups.tell_until(&hub.context, &*hub.bus, &stop)
+            exchanges::record_until(&hub.commits, &hub.context, &stop),
+            hub.shares.serve(&stop),
+            hub.subscribers.groups.tell_until(&hub.context, &*hub.bus, &stop)
         );
         self.trim().await;
     }
@@ -267,7 +267,7 @@ impl Janitor {
                 () = stop.cancelled() => break,
                 () = self.urgent.notified() => self.write_urgent().await,
                 _ = flush.tick() => {
-                    hub.retry_parked();
+                    hub.resumes.retry_parked();
                     self.gather_moved_cursors(&hub.context);
                     self.write_opened().await;
                     self.write_urgent().await;
@@ -469,10 +469,10 @@ impl Janitor {
         );
         hub.counters.pending_dropped.add(dropped.messages);
         self.chores().to_trim.insert(dropped.key);
-        let group = || hub.group_of(&dropped.client);
+        let group = || hub.subscribers.groups.of_owner(&dropped.client);
         if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()).or_else(group) {
             outbox.give_up(dropped.key, dropped.up_to);
-            hub.resume(&outbox);
+            hub.resumes.begin(&outbox);
         }
     }
 
@@ -538,7 +538,7 @@ impl Janitor {
             match self.store.expired_retained(now).await {
                 Ok(expired) if expired.is_empty() => return,
                 Ok(expired) => {
-                    let deleted = expired.into_iter().map(|channel| hub.expire_retained(channel, now));
+                    let deleted = expired.into_iter().map(|channel| hub.retained.expire(channel, now));
                     if join_all(deleted).await.iter().any(Result::is_err) {
                         return; // it was logged
                     }

@@ -4,55 +4,69 @@
 //! sockets, and it never waits for a client: a message without room in the outbox stays in the log (QoS 1) or is
 //! dropped and counted (QoS 0).
 
+mod announced;
+mod anywhere;
 mod channels;
 mod cluster;
+mod commits;
 mod connections;
 mod deliver;
 #[cfg(test)]
 mod double;
+mod error;
 mod exchanges;
 mod fan_out;
 mod filters;
 mod groups;
 mod janitor;
+mod log_reads;
+mod memory_ids;
 mod operators;
 mod orphans;
 mod parked;
-mod publish;
 pub(crate) mod readers;
 mod resume;
+mod retained;
 mod revalidate;
 mod sessions;
+mod shares;
 mod stored;
+mod subscribers;
 mod subscriptions;
 mod wills;
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use bytes::Bytes;
-use jmqt_core::{ChannelName, ClientId, StatusCode};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use jmqt_core::{Qos, Retain};
 
 use crate::bus::Bus;
 use crate::counters::Counters;
-use crate::outbox::{Outbox, OutboxContext};
-use crate::store::{
-    BeginSession, CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged,
-    store_failed,
-};
-use crate::wire::{PacketId, Receipt};
+use crate::message::Message;
+use crate::outbox::{Flush, OutboxContext};
+use crate::store::{CommitQueue, Outcome, Store, StoreError, StoredTotals};
+use crate::wire::Pushes;
 
-pub(crate) use channels::Channels;
+use anywhere::Anywhere;
+use commits::Commits;
+use groups::Groups;
+use memory_ids::MemoryIds;
+use operators::Operators;
+use readers::Readers;
+use resume::Resumes;
+use retained::RetainedMessages;
+use revalidate::Revalidations;
+use shares::Shares;
+use subscribers::Subscribers;
+use subscriptions::{ChangeLocks, Subscriptions};
+use wills::Wills;
+
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
+pub(crate) use commits::Tag;
 pub(crate) use connections::{Claim, Connections, Registered};
 pub(crate) use deliver::Deliverer;
+pub(crate) use error::HubError;
 pub(crate) use fan_out::DirtyOutboxes;
-pub(crate) use filters::{Filters, filter_behind, name_of as name_of_filter};
+pub(crate) use filters::{filter_behind, name_of as name_of_filter};
 pub(crate) use groups::name_of_share;
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use operators::{PendingMessages, Purged, name_of_filter_text, shown as shown_name};
@@ -63,26 +77,10 @@ pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
 pub(crate) use wills::{DueWill, NewWill};
 
-/// The time limit for an answer from the store. After it the request is answered SERVER_ERROR.
-const STORE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The number of locks for subscription changes. Changes of one client are serialized by one of these locks.
-const CHANGE_LOCKS: usize = 64;
-/// The payload limit for one read of the log. A read returns at least one message.
-const READ_BYTES: usize = 1 << 20;
-/// The number of retained messages that are read at a time.
-const RETAINED_READS: usize = 16;
-/// The number of cursors of new readers that are read at a time.
-const READER_READS: usize = 16;
-
-/// The source of the application's operations in the commit queue.
-const THE_SERVER: Source = Source(0);
-
 /// The connections, channels and store access of a server.
 pub(crate) struct Hub {
     pub(crate) connections: Arc<Connections>,
-    pub(crate) channels: Channels,
-    pub(crate) filters: Filters,
-    pub(crate) groups: groups::Groups,
+    pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) context: Arc<OutboxContext>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) store: Arc<dyn Store>,
@@ -92,82 +90,17 @@ pub(crate) struct Hub {
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// The queue to the stored notifier; `None` if the application has none.
     stored: Option<StoredQueue>,
-    queue: CommitQueue<Tag>,
-    changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
-    hasher: foldhash::fast::RandomState,
-    /// Limits the number of retained messages that are read at a time.
-    retained_reads: Semaphore,
-    /// Limits the number of cursors of new readers that are read at a time.
-    reader_reads: Semaphore,
-    memory_ids: AtomicU64,
-    /// Subscriptions whose logs cannot be read now.
-    parked: parked::Parked,
-    /// Tasks that read the log for sessions that are behind, or validate sessions again.
-    resumes: TaskTracker,
-    revalidations: revalidate::Revalidations,
-}
-
-/// The receiver of the outcome of an operation.
-pub(crate) enum Tag {
-    /// A client's QoS 1 publish. It is acknowledged with this status if the store succeeds.
-    Publish { outbox: Arc<Outbox>, receipt: Receipt, status: StatusCode },
-    /// A client releases its QoS 2 publish. It is acknowledged if the store succeeds.
-    Release { outbox: Arc<Outbox>, packet: PacketId },
-    /// Steps of QoS 2 exchanges. If the store succeeds, these packets are sent.
-    Record { outbox: Arc<Outbox>, packets: Vec<(PacketId, Bytes)> },
-    /// A client's QoS 0 publish that can be answered. The client receives an answer if the message is not retained.
-    Retain { outbox: Arc<Outbox>, receipt: Receipt },
-    /// A task that waits for the outcome.
-    Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
-    /// No receiver.
-    Nobody,
-}
-
-impl Tagged for Tag {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Publish { receipt, .. } | Self::Retain { receipt, .. } => receipt.bytes(),
-            Self::Record { packets, .. } => {
-                packets.iter().map(|(_, bytes)| size_of::<Bytes>() + bytes.len()).sum()
-            }
-            Self::Release { .. } | Self::Reply(_) | Self::Nobody => 0,
-        }
-    }
-
-    fn is_publish(&self) -> bool {
-        matches!(self, Self::Publish { .. })
-    }
-}
-
-/// An error of a hub operation.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HubError {
-    #[error("the store failed")]
-    Store,
-    /// The operation may have been committed.
-    #[error("commit outcome unknown")]
-    Unknown,
-    #[error("the limit of retained messages is reached (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
-    TooManyRetained,
-    #[error("the outbound queues of all clients together are full (MAX_TOTAL_OUTBOUND_BYTES)")]
-    NoRoom,
-    #[error("the client id belongs to another user")]
-    OfAnotherOwner,
-    #[error("the session has ended")]
-    SessionEnded,
-    #[error("the client is connecting to another node")]
-    Superseded,
-    #[error("the client's sessions were taken over too often; retry in {0:?}")]
-    TooManyTakeovers(Duration),
-}
-
-impl From<NotCommitted> for HubError {
-    fn from(error: NotCommitted) -> Self {
-        match error {
-            NotCommitted::Failed => Self::Store,
-            NotCommitted::Unknown => Self::Unknown,
-        }
-    }
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) retained: Arc<RetainedMessages>,
+    pub(crate) memory_ids: Arc<MemoryIds>,
+    pub(crate) resumes: Arc<Resumes>,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) anywhere: Anywhere,
+    pub(crate) wills: Wills,
+    pub(crate) revalidations: Arc<Revalidations>,
+    pub(crate) operators: Operators,
 }
 
 impl Hub {
@@ -180,88 +113,128 @@ impl Hub {
         cluster: Option<Arc<Cluster>>,
         stored: Option<StoredQueue>,
     ) -> Self {
+        let (connections, counters) = (Arc::<Connections>::default(), Arc::clone(&context.counters));
+        let commits = Arc::new(Commits::new(queue, Arc::clone(&counters)));
+        let memory_ids = Arc::new(MemoryIds::new(context.ids));
+        let groups = Groups::new(Arc::clone(&store), Arc::clone(&context), cluster.clone());
+        let subscribers =
+            Subscribers::new(Arc::clone(&connections), groups, Arc::clone(&bus), cluster.clone());
+        let subscribers = Arc::new(subscribers);
+        let resumes = Resumes::new(Arc::clone(&subscribers), Arc::clone(&store), Arc::clone(&context));
+        let resumes = Arc::new(resumes);
+        let readers = Readers::new(
+            Arc::clone(&subscribers),
+            Arc::clone(&resumes),
+            Arc::clone(&commits),
+            Arc::clone(&store),
+            Arc::clone(&counters),
+        );
+        let readers = Arc::new(readers);
+        let shares = Shares::new(
+            Arc::clone(&subscribers),
+            Arc::clone(&resumes),
+            Arc::clone(&readers),
+            Arc::clone(&janitor),
+            Arc::clone(&store),
+            Arc::clone(&context),
+        );
+        let revalidations = Revalidations::new(
+            Arc::clone(&connections),
+            Arc::clone(&commits),
+            Arc::clone(&store),
+            Arc::clone(&counters),
+            cluster.clone(),
+        );
+        let revalidations = Arc::new(revalidations);
+        let operators = Operators::new(
+            Arc::clone(&connections),
+            Arc::clone(&store),
+            Arc::clone(&counters),
+            cluster.clone(),
+        );
+        let wills = Wills::new(
+            Arc::clone(&store),
+            Arc::clone(&janitor),
+            Arc::clone(&commits),
+            Arc::clone(&subscribers),
+            Arc::clone(&counters),
+        );
+        let retained = RetainedMessages::new(
+            Arc::clone(&commits),
+            Arc::clone(&store),
+            Arc::clone(&context.outbound),
+            Arc::clone(&counters),
+            Arc::clone(&memory_ids),
+            cluster.is_none(),
+        );
+        let (retained, shares) = (Arc::new(retained), Arc::new(shares));
+        let subscriptions = Subscriptions {
+            changes: ChangeLocks::default(),
+            connections: Arc::clone(&connections),
+            subscribers: Arc::clone(&subscribers),
+            commits: Arc::clone(&commits),
+            retained: Arc::clone(&retained),
+            readers: Arc::clone(&readers),
+            resumes: Arc::clone(&resumes),
+            shares: Arc::clone(&shares),
+            store: Arc::clone(&store),
+            counters: Arc::clone(&counters),
+        };
+        let subscriptions = Arc::new(subscriptions);
         Self {
-            connections: Arc::default(),
-            channels: Channels::default(),
-            filters: Filters::default(),
-            groups: groups::Groups::default(),
-            counters: Arc::clone(&context.counters),
+            anywhere: Anywhere::new(
+                Arc::clone(&connections),
+                Arc::clone(&subscribers),
+                Arc::clone(&subscriptions),
+                Arc::clone(&revalidations),
+                cluster.clone(),
+            ),
+            subscribers,
+            connections,
+            counters,
             context,
             store,
             bus,
             janitor,
             cluster,
             stored,
-            queue,
-            changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
-            hasher: foldhash::fast::RandomState::default(),
-            retained_reads: Semaphore::new(RETAINED_READS),
-            reader_reads: Semaphore::new(READER_READS),
-            memory_ids: AtomicU64::new(0),
-            parked: parked::Parked::default(),
-            resumes: TaskTracker::new(),
-            revalidations: Default::default(),
+            retained,
+            commits,
+            memory_ids,
+            resumes,
+            readers,
+            shares,
+            subscriptions,
+            wills,
+            revalidations,
+            operators,
         }
     }
 
-    /// Submits an operation to the commit queue and waits for the outcome.
-    async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
-        let (reply, answer) = oneshot::channel();
-        let source = match &operation {
-            // In the order of the client's publishes.
-            Operation::Subscribe { client, .. }
-            | Operation::Unsubscribe { client, .. }
-            | Operation::Release { client, .. }
-            | Operation::SubscribeFilter { client, .. }
-            | Operation::UnsubscribeFilter { client, .. }
-            | Operation::EndIdleCursor { client, .. }
-            | Operation::BeginSession(BeginSession { client, .. })
-            | Operation::SetOwner { client, .. }
-            | Operation::SetChecked { client, .. }
-            | Operation::SetExpiry { client, .. } => self.source_of(client),
-            Operation::FireWill(fire) => self.source_of(&fire.will.client),
-            _ => THE_SERVER,
-        };
-        let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));
-        let until = Instant::now() + STORE_TIMEOUT;
-        let too_late = || self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
-        // An operation that is not in the queue will not be executed; the outcome of the others is unknown.
-        let submitted = tokio::time::timeout_at(until, submitted).await.map_err(|_| too_late())?;
-        submitted.map_err(|_| HubError::Store)?;
-        let Ok(answer) = tokio::time::timeout_at(until, answer).await else {
-            too_late();
-            return Err(HubError::Unknown);
-        };
-        Ok(answer.map_err(|_| HubError::Store)??)
-    }
-
-    /// The source of a client's operations, which keep their order in the commit queue.
-    fn source_of(&self, client: &ClientId) -> Source {
-        Source(self.hasher.hash_one(client.as_str()))
-    }
-
-    /// Waits until all earlier retained messages of this channel are stored or have failed.
-    async fn retained_fence(&self, channel: &ChannelName) -> Result<(), HubError> {
-        let (reply, answer) = oneshot::channel();
-        let passed = async {
-            let order = Order::AfterRetained(channel);
-            self.queue.submit(order, None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
-            drop(answer.await); // there is no outcome
-            Ok(())
-        };
-        let passed = tokio::time::timeout(STORE_TIMEOUT, passed).await;
-        passed.unwrap_or_else(|_| Err(self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT))))
-    }
-
-    /// Changes the subscriptions of a client. If the caller is dropped meanwhile, the session waits for the change
-    /// [before it ends](Self::settle_session).
-    async fn commit_change(&self, outbox: &Outbox, operation: Operation) -> Result<Outcome, HubError> {
-        outbox.change_submitted();
-        let outcome = self.commit(operation).await;
-        if !matches!(outcome, Err(HubError::Unknown)) {
-            outbox.change_settled();
+    /// Publishes a message of the application (§9.e). On return a QoS 1 message is on disk, and a QoS 0 message is in
+    /// the outboxes of all subscribers.
+    pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
+        self.counters.messages_published.increment();
+        if message.qos != Qos::AtMostOnce {
+            return match self.commits.commit(message.into_operation(None, None)).await? {
+                Outcome::TooManyRetained => Err(HubError::TooManyRetained),
+                _ => Ok(()),
+            };
         }
-        outcome
+        // Before the subscribers are looked up: a later subscriber finds the message in the queue (2.12).
+        if message.retain == Retain::Yes {
+            self.commits.submit_retained(message.clone(), None).await?;
+        }
+        let (pushes, mut dirty) = (Pushes::of(&message), DirtyOutboxes::default());
+        self.subscribers
+            .push(&message.channel, message.sender.as_ref(), &pushes, Flush::Now, &mut dirty)
+            .await;
+        Ok(())
+    }
+
+    /// How much the store has; `None` if it cannot be read.
+    pub(crate) async fn stored_totals(&self) -> Option<StoredTotals> {
+        self.store.totals().await.map_err(|error| self.store_failed(&error)).ok()
     }
 
     /// The reason why clients should avoid this server, as a short text: a node of a cluster has lost the database
@@ -278,19 +251,8 @@ impl Hub {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())
     }
 
-    /// The number of operations that wait for the committer.
-    pub(crate) fn waiting(&self) -> usize {
-        self.queue.waiting()
-    }
-
-    /// Closes the commit queue. Submitted operations are still executed.
-    pub(crate) fn close_queue(&self) {
-        self.queue.close();
-    }
-
     /// Logs and counts a failure of the store. The request is answered SERVER_ERROR.
     fn store_failed(&self, error: &StoreError) -> HubError {
-        store_failed(&self.counters, "the store failed", error);
-        HubError::Store
+        HubError::of_store(error, &self.counters)
     }
 }

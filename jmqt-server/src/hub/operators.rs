@@ -6,9 +6,12 @@ use jmqt_core::{ChannelName, ClientId};
 
 use jmqt_mqtt::Filter;
 
+use super::Cluster;
+use super::connections::Connections;
+use super::error::HubError;
 use super::filters::{name_of, stored_filter};
-use super::{Hub, HubError};
-use crate::store::{ChannelKey, Cursor, CursorUpdate, StoredSubscription};
+use crate::counters::Counters;
+use crate::store::{ChannelKey, Cursor, CursorUpdate, Store, StoredSubscription};
 
 /// The messages that the store keeps for one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +20,7 @@ pub(crate) struct PendingMessages {
     pub(crate) messages: u64,
 }
 
-/// The outcome of [`Hub::purge`].
+/// The outcome of [`Operators::purge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purged {
     /// So many messages are not kept for the client any more.
@@ -43,11 +46,29 @@ fn pending(subscription: &StoredSubscription) -> u64 {
     after.saturating_sub(acknowledged.into())
 }
 
-impl Hub {
+/// Answers operators.
+pub(crate) struct Operators {
+    connections: Arc<Connections>,
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// `None` for a single server.
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl Operators {
+    pub(super) const fn new(
+        connections: Arc<Connections>,
+        store: Arc<dyn Store>,
+        counters: Arc<Counters>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
+        Self { connections, store, counters, cluster }
+    }
+
     /// Returns `true` if the store can be read.
     pub(crate) async fn can_read(&self) -> bool {
         let Ok(nobody) = ClientId::parse("readiness check") else { return true };
-        self.store.session(&nobody).await.map_err(|error| self.store_failed(&error)).is_ok()
+        self.store.session(&nobody).await.map_err(|error| HubError::of_store(&error, &self.counters)).is_ok()
     }
 
     /// The size of the files of the database, if they are files of this machine.
@@ -58,7 +79,11 @@ impl Hub {
     /// The messages that the store keeps for a client, by channel. Acknowledgements of a connected client reach the store a
     /// little later.
     pub(crate) async fn pending_of(&self, client: &ClientId) -> Result<Vec<PendingMessages>, HubError> {
-        let stored = self.store.subscriptions(client).await.map_err(|error| self.store_failed(&error))?;
+        let stored = self
+            .store
+            .subscriptions(client)
+            .await
+            .map_err(|error| HubError::of_store(&error, &self.counters))?;
         let each = stored.into_iter().map(|subscription| PendingMessages {
             messages: pending(&subscription),
             channel: subscription.channel,
@@ -68,7 +93,8 @@ impl Hub {
 
     /// Returns `true` if the store knows the client.
     pub(crate) async fn is_known(&self, client: &ClientId) -> Result<bool, HubError> {
-        let session = self.store.session(client).await.map_err(|error| self.store_failed(&error))?;
+        let session =
+            self.store.session(client).await.map_err(|error| HubError::of_store(&error, &self.counters))?;
         Ok(session.is_some())
     }
 
@@ -80,7 +106,11 @@ impl Hub {
         if claim.is_none() || is_elsewhere {
             return Ok(Purged::IsConnected);
         }
-        let stored = self.store.subscriptions(client).await.map_err(|error| self.store_failed(&error))?;
+        let stored = self
+            .store
+            .subscriptions(client)
+            .await
+            .map_err(|error| HubError::of_store(&error, &self.counters))?;
         let behind = || stored.iter().filter(|subscription| pending(subscription) > 0);
         let dropped = behind().map(pending).sum();
         let updates: Vec<CursorUpdate> = behind()
@@ -91,8 +121,11 @@ impl Hub {
             })
             .collect();
         let keys: Vec<ChannelKey> = updates.iter().map(|update| update.key).collect();
-        self.store.save_cursors(&updates).await.map_err(|error| self.store_failed(&error))?;
-        self.store.trim(&keys).await.map_err(|error| self.store_failed(&error))?;
+        self.store
+            .save_cursors(&updates)
+            .await
+            .map_err(|error| HubError::of_store(&error, &self.counters))?;
+        self.store.trim(&keys).await.map_err(|error| HubError::of_store(&error, &self.counters))?;
         drop(claim);
         Ok(Purged::Messages(dropped))
     }

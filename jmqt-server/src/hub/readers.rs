@@ -10,19 +10,26 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jmqt_core::{ChannelName, ClientId};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Hub;
+use super::commits::Commits;
+use super::error::HubError;
+use super::resume::Resumes;
+use super::subscribers::Subscribers;
+use crate::counters::Counters;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{Outbox, Reader, Stage, Subscription};
-use crate::store::{ChannelKey, Operation, Outcome, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, Operation, Outcome, Seq, Store, StoreError, StoredSubscription};
 
 /// The pause before the cursor of a reader is read again after a failure.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A reader for filters without a message for this time, or up to twice as long, is ended.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// The number of cursors of new readers that are read at a time.
+const READS: usize = 16;
 /// The number of idle cursors that are ended together.
 const ENDED_TOGETHER: usize = 128;
 
@@ -30,9 +37,30 @@ const ENDED_TOGETHER: usize = 128;
 #[derive(Default)]
 pub(crate) struct IdleReaders(HashMap<(ChannelKey, ClientId), Seq, foldhash::fast::RandomState>);
 
-impl Hub {
+/// Begins and ends readers.
+pub(crate) struct Readers {
+    subscribers: Arc<Subscribers>,
+    resumes: Arc<Resumes>,
+    commits: Arc<Commits>,
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// Limits the number of cursors of new readers that are read at a time.
+    reads: Semaphore,
+}
+
+impl Readers {
+    pub(super) fn new(
+        subscribers: Arc<Subscribers>,
+        resumes: Arc<Resumes>,
+        commits: Arc<Commits>,
+        store: Arc<dyn Store>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { subscribers, resumes, commits, store, counters, reads: Semaphore::new(READS) }
+    }
+
     /// Begins a reader of the log of a channel, in which there is this message, for a subscription that lacks one.
-    pub(super) fn begin_reader(
+    pub(super) fn begin(
         self: &Arc<Self>,
         of: &Arc<Subscription>,
         channel: &ChannelName,
@@ -40,31 +68,29 @@ impl Hub {
     ) {
         let reader = match of.outbox.begin_reader(of, channel, seen) {
             Reader::Created(reader) => {
-                // In this order: removing it from the channel leaves the bus channel, so it must have joined before.
-                self.bus.join(channel);
-                self.channels.add(&reader);
+                self.subscribers.add_to_channel(&reader);
                 if reader.stage() == Stage::Ended {
-                    return self.leave(&reader); // meanwhile
+                    return self.subscribers.leave(&reader); // meanwhile
                 }
                 reader
             }
             Reader::Begun(reader) => reader,
-            Reader::Exists => return self.resume(&of.outbox),
+            Reader::Exists => return self.resumes.begin(&of.outbox),
             Reader::Unwanted => return,
         };
-        self.filters.options_changed();
-        drop(self.members(channel)); // it stands for the others from now on
-        let hub = Arc::clone(self);
-        self.resumes.spawn(async move { hub.attach_reader(&reader).await });
+        self.subscribers.filters.options_changed();
+        drop(self.subscribers.of(channel)); // it stands for the others from now on
+        let readers = Arc::clone(self);
+        tokio::spawn(async move { readers.attach(&reader).await });
     }
 
     /// Reads the cursor of a reader.
-    async fn attach_reader(self: &Arc<Self>, reader: &Arc<Subscription>) {
+    async fn attach(self: &Arc<Self>, reader: &Arc<Subscription>) {
         let Subscription { client, channel, outbox, .. } = &**reader;
         loop {
             let stored = {
                 // It is never closed.
-                let Ok(_place) = self.reader_reads.acquire().await else { return };
+                let Ok(_place) = self.reads.acquire().await else { return };
                 self.store.subscription(client, channel).await
             };
             if reader.stage() == Stage::Ended || outbox.closed().is_some() {
@@ -73,65 +99,62 @@ impl Hub {
             match stored {
                 Ok(Some(stored)) => {
                     outbox.attach(reader, &stored);
-                    self.resume(outbox);
+                    self.resumes.begin(outbox);
                     return outbox.flush();
                 }
                 // The message was stored before the filter.
-                Ok(None) => return self.end_reader(outbox, reader),
+                Ok(None) => return self.end(outbox, reader),
                 Err(StoreError::Closed) => return,
-                Err(error) => drop(self.store_failed(&error)),
+                Err(error) => self.failed(&error),
             }
             sleep(TRY_AGAIN).await;
         }
     }
 
-    fn end_reader(&self, outbox: &Outbox, reader: &Arc<Subscription>) {
+    fn end(&self, outbox: &Outbox, reader: &Arc<Subscription>) {
         if reader.own_options().is_of_filter() {
-            self.remove(outbox, &reader.channel);
+            self.subscribers.remove(outbox, &reader.channel);
         } else {
             outbox.end_reader(reader);
             reader.set_options(reader.own_options());
         }
-        self.filters.options_changed();
+        self.subscribers.filters.options_changed();
     }
 
     /// Begins readers of the logs where messages for filters may have been missed.
-    pub(super) async fn begin_missing_readers(
-        self: &Arc<Self>,
-        outbox: &Arc<Outbox>,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn begin_missing(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Result<(), StoreError> {
         let Some(client) = outbox.client_with_filters() else { return Ok(()) };
         for stored in self.store.subscriptions(&client).await? {
             if stored.is_behind()
                 && outbox.serves(&stored.channel)
                 && outbox.subscription(stored.channel.as_str()).is_none_or(|it| !it.is_reader())
-                && let Some(filter) = self.filters.lacking_reader(outbox, &stored.channel)
+                && let Some(filter) = self.subscribers.filters.lacking_reader(outbox, &stored.channel)
             {
-                self.begin_reader(&filter, &stored.channel, (stored.key, stored.last));
+                self.begin(&filter, &stored.channel, (stored.key, stored.last));
             }
         }
         Ok(())
     }
 
     /// Returns `true` if a persistent subscription of the client with a filter needs a reader of this channel.
-    pub(super) fn needs_reader(&self, outbox: &Arc<Outbox>, channel: &ChannelName) -> bool {
-        self.filters.lacking_reader(outbox, channel).is_some()
+    pub(super) fn is_needed(&self, outbox: &Arc<Outbox>, channel: &ChannelName) -> bool {
+        self.subscribers.filters.lacking_reader(outbox, channel).is_some()
     }
 
     /// Ends readers for filters that have nothing to do, until the server stops. A client with the filter `#` would
     /// otherwise have a reader and a cursor in each channel that ever had a message.
-    pub(crate) async fn end_idle_readers_regularly(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn end_idle_regularly(self: Arc<Self>, stop: CancellationToken) {
         let mut idle = IdleReaders::default();
         while stop.run_until_cancelled(sleep(IDLE)).await.is_some() {
-            self.end_idle_readers(&mut idle).await;
+            self.end_idle(&mut idle).await;
         }
     }
 
     /// Ends the readers for filters that have had nothing to do since the last call.
-    pub(crate) async fn end_idle_readers(self: &Arc<Self>, idle: &mut IdleReaders) {
+    pub(crate) async fn end_idle(self: &Arc<Self>, idle: &mut IdleReaders) {
         let mut still_idle = IdleReaders::default();
-        let groups = self.groups.all().into_iter().map(|(_, group)| group);
-        for outbox in self.connections.outboxes().into_iter().chain(groups) {
+        let groups = self.subscribers.groups.all().into_iter().map(|(_, group)| group);
+        for outbox in self.subscribers.connections.outboxes().into_iter().chain(groups) {
             let Some(client) = outbox.client_with_filters() else { continue };
             let mut ended = Vec::new();
             let mut look = |channel: &ChannelName, (key, seq), end: &dyn Fn() -> bool| {
@@ -147,7 +170,7 @@ impl Hub {
                 look(&reader.channel, last, &|| {
                     let has_ended = outbox.end_idle_reader(&reader, last);
                     if has_ended {
-                        self.leave(&reader);
+                        self.subscribers.leave(&reader);
                     }
                     has_ended
                 });
@@ -155,7 +178,7 @@ impl Hub {
             for stored in self.idle_cursors_without_reader(&outbox, &client).await {
                 look(&stored.channel, (stored.key, stored.last), &|| true);
             }
-            self.filters.options_changed();
+            self.subscribers.filters.options_changed();
             for some in ended.chunks(ENDED_TOGETHER) {
                 self.end_idle_cursors(&outbox, &client, some).await;
             }
@@ -172,7 +195,7 @@ impl Hub {
         let mut stored = match self.store.subscriptions(client).await {
             Ok(stored) => stored,
             Err(error) => {
-                self.store_failed(&error);
+                self.failed(&error);
                 return Vec::new();
             }
         };
@@ -193,7 +216,7 @@ impl Hub {
         ended: &[(ChannelName, (ChannelKey, Seq))],
     ) {
         let ending = ended.iter().map(|(channel, last)| {
-            self.commit(Operation::EndIdleCursor {
+            self.commits.commit(Operation::EndIdleCursor {
                 client: client.clone(),
                 channel: channel.clone(),
                 last: *last,
@@ -203,30 +226,34 @@ impl Hub {
         let has_ended = |outcome: &Result<_, _>| matches!(outcome, Ok(Outcome::IdleCursorEnded(true)));
         // A message that the store has taken before may have been offered to a reader that had ended.
         if !outcomes.iter().all(has_ended)
-            && let Err(error) = self.begin_missing_readers(outbox).await
+            && let Err(error) = self.begin_missing(outbox).await
         {
-            self.store_failed(&error);
+            self.failed(&error);
         }
     }
 
     /// Ends the readers that no subscription of the client needs any more.
-    pub(super) fn end_unneeded_readers(&self, outbox: &Arc<Outbox>) {
+    pub(super) fn end_unneeded(&self, outbox: &Arc<Outbox>) {
         for reader in outbox.subscriptions() {
             let own = reader.own_options();
             let is_for_filters = own.is_of_filter() || own.qos() == jmqt_core::Qos::AtMostOnce;
-            if is_for_filters && reader.is_reader() && !self.needs_reader(outbox, &reader.channel) {
-                self.end_reader(outbox, &reader);
+            if is_for_filters && reader.is_reader() && !self.is_needed(outbox, &reader.channel) {
+                self.end(outbox, &reader);
             } else if !own.is_of_filter() {
                 reader.set_options(own); // the others are added when the receivers of the channel are computed
             }
         }
-        self.filters.options_changed();
+        self.subscribers.filters.options_changed();
     }
 
     /// An own subscription of the client to this channel ends, and its reader goes on for filters.
-    pub(super) fn keep_reader(&self, outbox: &Outbox, subscription: &Subscription) {
+    pub(super) fn keep(&self, outbox: &Outbox, subscription: &Subscription) {
         outbox.set_options(subscription, SubscriptionOptions::OF_FILTER);
-        self.filters.options_changed();
-        drop(self.members(&subscription.channel));
+        self.subscribers.filters.options_changed();
+        drop(self.subscribers.of(&subscription.channel));
+    }
+
+    fn failed(&self, error: &StoreError) {
+        HubError::of_store(error, &self.counters);
     }
 }

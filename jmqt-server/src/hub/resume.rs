@@ -6,13 +6,15 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
-use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG};
-use super::publish::intact;
-use super::{Hub, READ_BYTES, exchanges};
+use super::error::HubError;
+use super::exchanges;
+use super::log_reads::{READ_BYTES, intact};
+use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG, Parked};
+use super::subscribers::Subscribers;
 use crate::log_limit::log_limited;
 use crate::message::{LoggedPush, PushId};
-use crate::outbox::{Missing, Outbox, Source, Subscription};
-use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
+use crate::outbox::{Missing, Outbox, OutboxContext, Source, Subscription};
+use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, Store, StoreError, store_failed};
 use crate::wire::LoggedPushes;
 
 /// The number of logs that an ending session reads for acknowledgements of messages that were not repeated.
@@ -46,17 +48,34 @@ impl Progress {
     }
 }
 
-impl Hub {
+/// Sends what sessions have not received of logs.
+pub(crate) struct Resumes {
+    subscribers: Arc<Subscribers>,
+    store: Arc<dyn Store>,
+    context: Arc<OutboxContext>,
+    /// Subscriptions whose logs cannot be read now.
+    parked: Parked,
+}
+
+impl Resumes {
+    pub(super) fn new(
+        subscribers: Arc<Subscribers>,
+        store: Arc<dyn Store>,
+        context: Arc<OutboxContext>,
+    ) -> Self {
+        Self { subscribers, store, context, parked: Parked::default() }
+    }
+
     /// Sends messages while there is room: from memory at once, from the store in a separate task. A session that is
     /// not live yet is skipped, because the `connAck` must come first; it resumes afterwards.
-    pub(crate) fn resume(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+    pub(crate) fn begin(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if !outbox.wants_resume() || outbox.is_connecting() || !outbox.begin_resume() {
             return;
         }
         if outbox.is_sending_again() {
-            let (hub, outbox) = (Arc::clone(self), Arc::clone(outbox));
-            self.resumes.spawn(async move {
-                hub.resume_begun(&outbox).await;
+            let (resumes, outbox) = (Arc::clone(self), Arc::clone(outbox));
+            tokio::spawn(async move {
+                resumes.go_on(&outbox).await;
                 outbox.flush();
             });
             return;
@@ -66,10 +85,10 @@ impl Hub {
             if self.offer_from_memory(&missing) {
                 continue;
             }
-            let (hub, outbox) = (Arc::clone(self), Arc::clone(outbox));
-            self.resumes.spawn(async move {
-                hub.offer_from_store(&missing).await;
-                hub.resume_begun(&outbox).await;
+            let (resumes, outbox) = (Arc::clone(self), Arc::clone(outbox));
+            tokio::spawn(async move {
+                resumes.offer_from_store(&missing).await;
+                resumes.go_on(&outbox).await;
                 outbox.flush();
             });
             break;
@@ -79,15 +98,15 @@ impl Hub {
 
     /// Sends the first window after `conn` in the session's own task, after the `connAck` and before the retained
     /// messages (2.3).
-    pub(crate) async fn resume_first(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+    pub(crate) async fn first_window(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         outbox.release_again();
         if outbox.wants_resume() && outbox.begin_resume() {
-            self.resume_begun(outbox).await;
+            self.go_on(outbox).await;
         }
     }
 
-    async fn resume_begun(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        exchanges::send_again(self, outbox).await;
+    async fn go_on(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        exchanges::send_again(&*self.store, &self.context, outbox).await;
         let mut progress = Progress::default();
         while let Some(missing) = progress.next_missing(outbox) {
             if !self.offer_from_memory(&missing) {
@@ -97,7 +116,7 @@ impl Hub {
     }
 
     fn offer_from_memory(&self, missing: &Missing) -> bool {
-        let channel = self.channels.get(missing.subscription.channel.as_str());
+        let channel = self.subscribers.channels.get(missing.subscription.channel.as_str());
         let Some(run) = channel.and_then(|channel| channel.tail_with(missing.key, Seq(missing.after + 1)))
         else {
             return false;
@@ -121,7 +140,7 @@ impl Hub {
             }
             Err(StoreError::Closed) => return,
             Err(error) => {
-                store_failed(&self.counters, "cannot read the messages of a channel", &error);
+                store_failed(&self.context.counters, "cannot read the messages of a channel", &error);
                 if error.is_of_data() {
                     let channel = &subscription.channel;
                     log_limited!(
@@ -149,7 +168,7 @@ impl Hub {
     fn unpark(self: &Arc<Self>, waiting: impl IntoIterator<Item = Weak<Subscription>>) {
         for subscription in waiting.into_iter().filter_map(|it| it.upgrade()) {
             subscription.outbox.unpark(&subscription);
-            self.resume(&subscription.outbox);
+            self.begin(&subscription.outbox);
         }
     }
 
@@ -167,7 +186,7 @@ impl Hub {
                     outbox.confirm_early_acks(key, &named);
                 }
                 Err(error) => {
-                    self.store_failed(&error);
+                    HubError::of_store(&error, &self.context.counters);
                     return;
                 }
             }
@@ -205,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::attributes::Attributes;
+    use crate::hub::Hub;
     use crate::outbox::{LogState, Stage};
     use crate::store::{Cursor, Double, Stamp, StoredSubscription};
 
@@ -273,8 +293,8 @@ mod tests {
     async fn pass(hub: &Arc<Hub>, outbox: &Arc<Outbox>, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            hub.retry_parked();
-            hub.resume(outbox);
+            hub.resumes.retry_parked();
+            hub.resumes.begin(outbox);
             tokio::time::sleep(TICK).await;
         }
     }

@@ -13,10 +13,13 @@ use jmqt_core::ClientId;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::{Hub, HubError};
+use super::Cluster;
+use super::commits::Commits;
+use super::connections::Connections;
+use super::error::HubError;
+use crate::counters::Counters;
 use crate::name_map::NameMap;
-use crate::outbox::Outbox;
-use crate::store::{MUST_CHECK, Operation, Outcome};
+use crate::store::{MUST_CHECK, Store};
 
 /// The number of sessions that are validated at a time.
 const AT_A_TIME: usize = 8;
@@ -53,9 +56,14 @@ impl AddAssign for Revalidated {
     }
 }
 
-/// The requests that wait for sessions.
-#[derive(Default)]
-pub(super) struct Revalidations {
+/// Asks sessions to validate themselves, and knows who waits for them.
+pub(crate) struct Revalidations {
+    connections: Arc<Connections>,
+    commits: Arc<Commits>,
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// `None` for a single server.
+    cluster: Option<Arc<Cluster>>,
     waiting: Mutex<NameMap<ClientId, Vec<oneshot::Sender<Revalidated>>>>,
     /// One pass over all sessions at a time.
     turn: tokio::sync::Mutex<()>,
@@ -63,46 +71,34 @@ pub(super) struct Revalidations {
     is_asked: AtomicBool,
 }
 
-impl Hub {
-    /// Records the owner of a stored session. `stored` is the owner that was read.
-    pub(super) async fn own_session(
-        &self,
-        outbox: &Outbox,
-        client: &ClientId,
-        owner: &str,
-        stored: Option<&str>,
-    ) -> Result<(), HubError> {
-        let outcome = match stored {
-            Some(stored) if stored == owner => Outcome::SessionSet,
-            Some(_) => Outcome::OfAnotherOwner,
-            None => {
-                let operation = Operation::SetOwner { client: client.clone(), owner: owner.into() };
-                self.commit_change(outbox, operation).await?
-            }
-        };
-        match outcome {
-            Outcome::SessionSet => {
-                outbox.owner_is_stored();
-                Ok(())
-            }
-            Outcome::OfAnotherOwner => Err(HubError::OfAnotherOwner),
-            _ => Err(HubError::Store),
+impl Revalidations {
+    pub(super) fn new(
+        connections: Arc<Connections>,
+        commits: Arc<Commits>,
+        store: Arc<dyn Store>,
+        counters: Arc<Counters>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
+        Self {
+            connections,
+            commits,
+            store,
+            counters,
+            cluster,
+            waiting: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            is_asked: AtomicBool::new(false),
         }
     }
 
-    /// Records that all subscriptions of a stored session were validated for this revision of the permissions.
-    pub(crate) async fn set_checked(&self, client: &ClientId, checked: Option<i64>) -> Result<(), HubError> {
-        self.commit(Operation::SetChecked { client: client.clone(), checked }).await.map(drop)
-    }
-
     /// Asks the session of a client on this node to validate itself; `None` if there is none.
-    pub(super) async fn revalidate_here(&self, client: &ClientId) -> Option<Revalidated> {
+    pub(super) async fn ask_here(&self, client: &ClientId) -> Option<Revalidated> {
         let outbox = self.connections.outbox(client.as_str())?;
         let (reply, validated) = oneshot::channel();
-        self.revalidations.lock().entry(client.clone()).or_default().push(reply);
+        self.lock().entry(client.clone()).or_default().push(reply);
         outbox.revalidate();
         if outbox.closed().is_some() {
-            self.revalidations.lock().remove(client);
+            self.lock().remove(client);
         }
         Some(match timeout(PATIENCE, validated).await {
             Ok(Ok(validated)) => validated,
@@ -112,8 +108,8 @@ impl Hub {
     }
 
     /// Answers those who wait for a session. `None`: it has ended.
-    pub(crate) fn revalidated(&self, client: &ClientId, validated: Option<Revalidated>) {
-        let waiting = self.revalidations.lock().remove(client);
+    pub(crate) fn answer(&self, client: &ClientId, validated: Option<Revalidated>) {
+        let waiting = self.lock().remove(client);
         for reply in waiting.into_iter().flatten() {
             if let Some(validated) = validated {
                 let _ = reply.send(validated);
@@ -122,12 +118,12 @@ impl Hub {
     }
 
     /// Validates all sessions of this node, a few at a time.
-    pub(crate) async fn revalidate_all_here(&self) -> Revalidated {
-        let _turn = self.revalidations.turn.lock().await;
-        self.revalidations.is_asked.store(false, Ordering::Release);
+    pub(crate) async fn ask_all_here(&self) -> Revalidated {
+        let _turn = self.turn.lock().await;
+        self.is_asked.store(false, Ordering::Release);
         let clients = self.connections.all().into_iter().map(|(client, _)| client);
         let validating = stream::iter(clients)
-            .map(|client| async move { self.revalidate_here(&client).await.unwrap_or_default() });
+            .map(|client| async move { self.ask_here(&client).await.unwrap_or_default() });
         let mut total = Revalidated::default();
         let mut validated = std::pin::pin!(validating.buffer_unordered(AT_A_TIME));
         while let Some(one) = validated.next().await {
@@ -137,12 +133,12 @@ impl Hub {
     }
 
     /// The same, in a task, for another node. Requests that come before it begins are one.
-    pub(super) fn begin_to_revalidate(self: &Arc<Self>) {
-        if !self.revalidations.is_asked.swap(true, Ordering::AcqRel) {
-            let hub = Arc::clone(self);
-            self.resumes.spawn(async move {
-                let closed = hub.queue.closed().clone();
-                closed.run_until_cancelled(hub.revalidate_all_here()).await;
+    pub(super) fn begin_to_ask(self: &Arc<Self>) {
+        if !self.is_asked.swap(true, Ordering::AcqRel) {
+            let revalidations = Arc::clone(self);
+            tokio::spawn(async move {
+                let closed = revalidations.commits.queue.closed();
+                closed.run_until_cancelled(revalidations.ask_all_here()).await;
             });
         }
     }
@@ -152,7 +148,7 @@ impl Hub {
         let mut after = None;
         loop {
             let next = self.store.uncheck_sessions(after.as_ref()).await;
-            after = next.map_err(|error| self.store_failed(&error))?;
+            after = next.map_err(|error| HubError::of_store(&error, &self.counters))?;
             if after.is_none() {
                 return Ok(());
             }
@@ -161,22 +157,20 @@ impl Hub {
     }
 
     /// Validates all sessions, of this node before this returns, of other nodes soon, and stored ones when they resume.
-    pub(crate) async fn revalidate_all(&self) -> Result<Revalidated, HubError> {
+    pub(crate) async fn ask_all(&self) -> Result<Revalidated, HubError> {
         // Before the sessions that are connected are asked: one that begins meanwhile has read its mark, or is asked.
         self.uncheck_sessions().await?;
         if let Some(cluster) = &self.cluster {
             cluster.revalidate_elsewhere();
         }
-        Ok(self.revalidate_all_here().await)
+        Ok(self.ask_all_here().await)
     }
 
     /// Marks the session of a client, so that it is validated when it resumes.
-    pub(super) async fn uncheck_session(&self, client: &ClientId) -> Result<(), HubError> {
-        self.set_checked(client, Some(MUST_CHECK)).await
+    pub(super) async fn uncheck(&self, client: &ClientId) -> Result<(), HubError> {
+        self.commits.set_checked(client, Some(MUST_CHECK)).await
     }
-}
 
-impl Revalidations {
     fn lock(&self) -> std::sync::MutexGuard<'_, NameMap<ClientId, Vec<oneshot::Sender<Revalidated>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

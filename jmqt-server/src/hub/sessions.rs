@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::try_join_all;
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use jmqt_mqtt::{Filter, name_to_topic};
-use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::commits::STORE_TIMEOUT;
 use super::connections::{Claim, Connections, Registered};
 use super::filters::name_of;
 use super::groups::name_of_share;
-use super::{Hub, HubError, NewWill, STORE_TIMEOUT, Tag};
+use super::{Hub, HubError, NewWill};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::message::Message;
@@ -126,7 +126,7 @@ impl Drop for Begun {
         }
         tokio::spawn(async move {
             // If the caller has given up, the operation may still be in the queue.
-            hub.settle_source(Order::Of(hub.source_of(&client))).await;
+            hub.commits.settle(Order::Of(hub.commits.source_of(&client))).await;
             if has_will {
                 hub.janitor.forget_will(&client, generation);
             }
@@ -247,8 +247,8 @@ impl Hub {
     /// Sends the messages that were held until the `connAck` (2.3).
     pub(crate) fn go_live(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         outbox.go_live();
-        self.give_all_shares(outbox);
-        self.resume(outbox); // what has been logged since the first window
+        self.shares.give_to_all(outbox);
+        self.resumes.begin(outbox); // what has been logged since the first window
     }
 
     async fn restore_and_carry_out(
@@ -261,15 +261,16 @@ impl Hub {
         self.carry_out(new, &mut restored.channels).await?;
         let own = ChannelName::of_client(new.client);
         if new.mqtt.is_none() && new.outbox.subscription(own.as_str()).is_none() {
-            self.insert(
-                new.outbox,
-                new.client,
-                &own,
-                SubscriptionOptions::JMQT,
-                Stage::Live,
-                LogState::Temporary,
-            )
-            .await?;
+            self.subscriptions
+                .insert(
+                    new.outbox,
+                    new.client,
+                    &own,
+                    SubscriptionOptions::JMQT,
+                    Stage::Live,
+                    LogState::Temporary,
+                )
+                .await?;
         }
         Ok(restored)
     }
@@ -293,7 +294,7 @@ impl Hub {
             && new.mqtt.is_none()
         {
             // What follows may store nothing of a JMQT client.
-            self.own_session(new.outbox, new.client, owner, stored.owner.as_deref()).await?;
+            self.commits.own_session(new.outbox, new.client, owner, stored.owner.as_deref()).await?;
         }
         let (mut is_resumed, mut begun) = (stored.is_some(), None);
         if is_known {
@@ -312,7 +313,7 @@ impl Hub {
                 will: will
                     .map(|will| Box::new(will.stored(new.client, generation, &self.janitor.node, new.info))),
             });
-            is_resumed = match self.commit_change(new.outbox, operation).await? {
+            is_resumed = match self.commits.change(new.outbox, operation).await? {
                 Outcome::Begun { is_resumed } => is_resumed,
                 Outcome::OfAnotherOwner => return Err(HubError::OfAnotherOwner),
                 _ => return Err(HubError::Store),
@@ -340,7 +341,7 @@ impl Hub {
 
     /// Begins the session in the store, and adds its persistent subscriptions to the tables.
     async fn restore(self: &Arc<Self>, new: &NewSession<'_>, generation: u64) -> Result<Restored, HubError> {
-        let _turn = self.change_of(new.client).await;
+        let _turn = self.subscriptions.change_of(new.client).await;
         let (mut restored, mut stored) = self.begin_stored(new, generation).await?;
         let is_stored = new.mqtt.as_ref().is_some_and(|mqtt| mqtt.expiry > 0);
         new.outbox.set_stored(is_stored);
@@ -361,7 +362,7 @@ impl Hub {
             !stored.options.is_of_filter()
                 || stored.is_behind()
                     && new.outbox.subscription(stored.channel.as_str()).is_none()
-                    && self.needs_reader(new.outbox, &stored.channel)
+                    && self.readers.is_needed(new.outbox, &stored.channel)
         });
         if stored.is_empty() && !has_filters {
             return Ok(restored);
@@ -375,7 +376,7 @@ impl Hub {
                     None if !stored.options.is_of_filter() => SubscriptionOptions::JMQT,
                     _ => stored.options,
                 };
-                self.insert(new.outbox, new.client, &stored.channel, options, Stage::Live, log)
+                self.subscriptions.insert(new.outbox, new.client, &stored.channel, options, Stage::Live, log)
             });
             try_join_all(inserted).await?;
             yield_now().await;
@@ -388,13 +389,13 @@ impl Hub {
                 let reader = new.outbox.subscription(stored.channel.as_str()).filter(|it| it.is_reader());
                 if let Some(reader) = reader {
                     if stored.options.is_of_filter() {
-                        drop(self.members(&stored.channel)); // it stands for the filters
+                        drop(self.subscribers.of(&stored.channel)); // it stands for the filters
                     }
                     new.outbox.attach(&reader, stored);
                 } else if stored.is_behind()
-                    && let Some(filter) = self.filters.lacking_reader(new.outbox, &stored.channel)
+                    && let Some(filter) = self.subscribers.filters.lacking_reader(new.outbox, &stored.channel)
                 {
-                    self.begin_reader(&filter, &stored.channel, (stored.key, stored.last));
+                    self.readers.begin(&filter, &stored.channel, (stored.key, stored.last));
                 }
             }
             yield_now().await;
@@ -419,45 +420,33 @@ impl Hub {
         let own = places.iter().filter(|place| !place.options.is_of_filter());
         let own: HashSet<_> = own.map(|place| name_to_topic(place.channel.as_str())).collect();
         for outdated in stored.extract_if(.., |stored| own.contains(&*stored.filter)) {
-            self.keep_filter(new.outbox, new.client, &outdated.filter, None).await?;
+            self.subscriptions.keep_filter(new.outbox, new.client, &outdated.filter, None).await?;
         }
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
-            let inserted =
-                turn.iter().filter_map(|StoredFilter { filter, options }| {
-                    let (name, log) = match Filter::parse(filter).ok()? {
-                        filter if filter.group().is_some() => (name_of_share(filter)?, LogState::Filter),
-                        filter if filter.has_wildcard() => {
-                            // Without a cursor, it needs no reader, also if a JMQT client resumes the session.
-                            let has_cursors = options.qos() != Qos::AtMostOnce || new.mqtt.is_some();
-                            let log = if has_cursors { LogState::Filter } else { LogState::Temporary };
-                            (name_of(filter)?, log)
-                        }
-                        filter => (ChannelName::exact(&filter.channel()?).ok()?, LogState::Temporary),
-                    };
-                    let options = match (&new.mqtt, options.is_shared()) {
-                        (None, true) => SubscriptionOptions::JMQT.shared(),
-                        (None, false) => SubscriptionOptions::JMQT,
-                        (Some(_), _) => *options,
-                    };
-                    Some(async move {
-                        self.insert(new.outbox, new.client, &name, options, Stage::Live, log).await
-                    })
-                });
+            let inserted = turn.iter().filter_map(|StoredFilter { filter, options }| {
+                let (name, log) = match Filter::parse(filter).ok()? {
+                    filter if filter.group().is_some() => (name_of_share(filter)?, LogState::Filter),
+                    filter if filter.has_wildcard() => {
+                        // Without a cursor, it needs no reader, also if a JMQT client resumes the session.
+                        let has_cursors = options.qos() != Qos::AtMostOnce || new.mqtt.is_some();
+                        let log = if has_cursors { LogState::Filter } else { LogState::Temporary };
+                        (name_of(filter)?, log)
+                    }
+                    filter => (ChannelName::exact(&filter.channel()?).ok()?, LogState::Temporary),
+                };
+                let options = match (&new.mqtt, options.is_shared()) {
+                    (None, true) => SubscriptionOptions::JMQT.shared(),
+                    (None, false) => SubscriptionOptions::JMQT,
+                    (Some(_), _) => *options,
+                };
+                Some(async move {
+                    self.subscriptions.insert(new.outbox, new.client, &name, options, Stage::Live, log).await
+                })
+            });
             try_join_all(inserted).await?;
             yield_now().await;
         }
         Ok(())
-    }
-
-    /// Changes how long the stored session of a connected client outlives its connection.
-    pub(crate) async fn set_expiry(
-        &self,
-        outbox: &Outbox,
-        client: &ClientId,
-        expiry: u32,
-    ) -> Result<(), HubError> {
-        let operation = Operation::SetExpiry { client: client.clone(), expiry };
-        self.commit_change(outbox, operation).await.map(drop)
     }
 
     /// Executes the calls that the connection validator recorded, in order.
@@ -475,7 +464,7 @@ impl Hub {
                 Recorded::Subscribe(..) => {
                     let (together, rest) = recorded.split_at(subscribed_together(recorded));
                     recorded = rest;
-                    let _turn = self.change_of(new.client).await;
+                    let _turn = self.subscriptions.change_of(new.client).await;
                     let subscribe = together.iter().filter_map(|recorded| match recorded {
                         Recorded::Subscribe(channel, persistence) => Some((channel, *persistence)),
                         _ => None,
@@ -483,7 +472,7 @@ impl Hub {
                     // At once, so that the store commits few batches instead of one per channel. The
                     // retained messages are read when there is room for them.
                     try_join_all(subscribe.clone().map(|(channel, persistence)| {
-                        self.force_in_turn(new.outbox, new.client, channel, persistence)
+                        self.subscriptions.force_in_turn(new.outbox, new.client, channel, persistence)
                     }))
                     .await?;
                     let channels = subscribe.map(|(channel, _)| channel);
@@ -492,7 +481,7 @@ impl Hub {
                     continue;
                 }
                 Recorded::Unsubscribe(channel) => {
-                    self.unsubscribe(new.outbox, new.client, channel).await?;
+                    self.subscriptions.unsubscribe(new.outbox, new.client, channel).await?;
                 }
                 Recorded::Publish(message) => match self.publish(message.clone()).await {
                     Err(HubError::TooManyRetained) => {} // which has been logged: the client may come in
@@ -507,8 +496,8 @@ impl Hub {
 
     /// Removes a session from the tables. Afterwards it receives no pushes, and its cursors are on disk.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> LeftTables {
-        self.confirm_early_acks(outbox).await;
-        let unanswered = self.record_unanswered(outbox).await;
+        self.resumes.confirm_early_acks(outbox).await;
+        let unanswered = self.commits.record_unanswered(outbox).await;
         let mut moved = outbox.take_moved();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
@@ -517,7 +506,7 @@ impl Hub {
                 if let Some(group) = subscription.group() {
                     moved.cursors.extend(group.take_moved().cursors);
                 }
-                self.leave(subscription);
+                self.subscribers.leave(subscription);
             }
             drop(subscriptions);
             yield_now().await;
@@ -528,37 +517,18 @@ impl Hub {
         LeftTables { was_persistent: persistent, unanswered }
     }
 
-    /// Records the QoS 1 messages that the client has not acknowledged (MQTT 5.0, 4.4).
-    async fn record_unanswered(&self, outbox: &Outbox) -> Unanswered {
-        let sent = outbox.take_unanswered();
-        let Some(source) = sent.first().map(|sent| self.source_of(&sent.client)) else {
-            return Unanswered::Recorded;
-        };
-        let (reply, recorded) = oneshot::channel();
-        let recording = async {
-            let submitted =
-                self.queue.submit(Order::Of(source), Some(Operation::Send(sent)), Tag::Reply(reply)).await;
-            // If it fails, which is logged, all of the logs may have been sent.
-            submitted.is_ok() && matches!(recorded.await, Ok(Ok(_)))
-        };
-        match timeout(STORE_TIMEOUT, recording).await {
-            Ok(true) => Unanswered::Recorded,
-            _ => Unanswered::Unknown,
-        }
-    }
-
     /// Waits until the operations of a session are finished. Otherwise a later session of the client, here or on
     /// another node, could overtake them (2.10), or read subscriptions that are about to change.
     pub(crate) async fn settle_session(&self, client: Option<&ClientId>, outbox: &Outbox) {
         if outbox.is_with_store() {
             // If the session has not begun, its client is not known any more.
-            let order = client.map_or(Order::AfterAll, |client| Order::Of(self.source_of(client)));
-            self.settle_source(order).await;
+            let order = client.map_or(Order::AfterAll, |client| Order::Of(self.commits.source_of(client)));
+            self.commits.settle(order).await;
             // Steps of exchanges may have been waiting for room in the queue.
             let steps = async {
                 while let (true, Some(client)) = (outbox.is_recording(), client) {
-                    self.settle_source(Order::Of(self.source_of(client))).await;
-                    if self.queue.closed().is_cancelled() {
+                    self.commits.settle(Order::Of(self.commits.source_of(client))).await;
+                    if self.commits.queue.closed().is_cancelled() {
                         break;
                     }
                     yield_now().await;
@@ -568,7 +538,7 @@ impl Hub {
             if let Some(client) = client.filter(|_| outbox.has_unsettled()) {
                 // The client repeats its publishes on its next connection, perhaps to another node. Those that still wait must
                 // not follow later.
-                drop(self.queue.fail_behind(&[self.source_of(client)]));
+                drop(self.commits.queue.fail_behind(&[self.commits.source_of(client)]));
             }
         }
         if self.cluster.is_some() {
@@ -576,20 +546,30 @@ impl Hub {
         }
     }
 
-    /// Waits, for a limited time, until the operations of a client are carried out.
-    pub(crate) async fn settle_publishes(&self, client: &ClientId) {
-        self.settle_source(Order::Of(self.source_of(client))).await;
+    /// Returns `true` if this node runs the close notifier of its session (protocol.md 2.16). The caller must run it at once, or
+    /// ask [again](Self::claims_still).
+    pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
+        match &self.cluster {
+            Some(cluster) => {
+                cluster.session_closed(client, generation); // it receives nothing any more
+                cluster.claim_freshly(client, generation, info, None).await
+            }
+            None => true,
+        }
     }
 
-    /// Waits, for a limited time, until the operations before this place in the order are carried out.
-    async fn settle_source(&self, order: Order<'_>) {
-        let (reply, carried_out) = oneshot::channel();
-        let settled = async {
-            if self.queue.submit(order, None, Tag::Reply(reply)).await.is_ok() {
-                drop(carried_out.await);
-            }
-        };
-        drop(timeout(STORE_TIMEOUT, settled).await);
+    /// Returns `true` if a session that this node has claimed after `since` has not been claimed by another node.
+    pub(crate) async fn claims_still(
+        &self,
+        client: &ClientId,
+        generation: u64,
+        info: ConnectionInfo,
+        since: Instant,
+    ) -> bool {
+        match &self.cluster {
+            Some(cluster) => cluster.claim_freshly(client, generation, info, Some(since)).await,
+            None => true,
+        }
     }
 
     /// Ends a session after its close notifier has run on this or another node. The next `conn` of this client
@@ -606,7 +586,7 @@ impl Hub {
             let is_known = is_known || self.cluster.is_some();
             self.janitor.session_closed(client, generation, is_known, unanswered).await;
         }
-        self.revalidated(client, None);
+        self.revalidations.answer(client, None);
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();
     }

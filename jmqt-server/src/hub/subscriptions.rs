@@ -1,30 +1,30 @@
 //! Creates and ends subscriptions, for `sub`, `unsub` and the application (§9.c, §9.e).
 
-use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence, Qos};
 use jmqt_mqtt::name_to_topic;
-use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::MutexGuard;
 
-use super::filters::{self, filter_of, literal_beginning, share_of, stored_filter};
-use super::publish::intact;
-use super::{CHANGE_LOCKS, Hub, HubError, Tag};
-use crate::budget::Share;
+use super::commits::Commits;
+use super::connections::Connections;
+use super::error::HubError;
+use super::filters::stored_filter;
+use super::readers::Readers;
+use super::resume::Resumes;
+use super::retained::RetainedMessages;
+use super::shares::Shares;
+use super::subscribers::Subscribers;
 use crate::connection::CloseReason;
-use crate::log_limit::log_limited;
-use crate::message::{Data, RetainedPush};
+use crate::counters::Counters;
+use crate::message::RetainedPush;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
-use crate::store::{Operation, Order, Outcome, RETAINED_PAGE, Retained, StoredTotals};
+use crate::store::{Operation, Outcome, Store};
 
-/// The time limit for a retained message to wait for room in the outbound queues.
-const ROOM_LIMIT: Duration = Duration::from_secs(30);
-/// The interval between two checks for room.
-const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
+/// The number of locks for subscription changes. Changes of one client are serialized by one of these locks.
+const CHANGE_LOCKS: usize = 64;
 
 /// A subscription that is active, and whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {
@@ -38,11 +38,46 @@ pub(super) struct Made {
     is_new: bool,
 }
 
-impl Hub {
+/// Serializes the changes of one client's subscriptions.
+pub(super) struct ChangeLocks {
+    locks: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Default for ChangeLocks {
+    fn default() -> Self {
+        Self {
+            locks: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+}
+
+impl ChangeLocks {
+    async fn of(&self, client: &ClientId) -> MutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one(client.as_str());
+        self.locks[(hash >> 48) as usize % CHANGE_LOCKS].lock().await
+    }
+}
+
+/// Creates, changes and ends the subscriptions of the clients of this node.
+pub(crate) struct Subscriptions {
+    pub(super) changes: ChangeLocks,
+    pub(super) connections: Arc<Connections>,
+    pub(super) subscribers: Arc<Subscribers>,
+    pub(super) commits: Arc<Commits>,
+    pub(super) retained: Arc<RetainedMessages>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) resumes: Arc<Resumes>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Subscriptions {
     /// Serializes the changes of one client's subscriptions.
     pub(super) async fn change_of(&self, client: &ClientId) -> MutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one(client.as_str());
-        self.changes[(hash >> 48) as usize % CHANGE_LOCKS].lock().await
+        self.changes.of(client).await
     }
 
     /// Subscribes a connected client. An existing subscription stays unchanged (2.20), except that it gets these options.
@@ -50,7 +85,7 @@ impl Hub {
     /// A persistent subscription is on disk when this returns (2.13). The subscription is active before the retained
     /// message is read, so that message may arrive twice but is never missed (2.12).
     pub(crate) async fn subscribe(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -64,7 +99,7 @@ impl Hub {
     }
 
     pub(super) async fn subscribe_in_turn(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -107,10 +142,10 @@ impl Hub {
                 None => self.attach(&subscription).await,
             };
             if let Err(error) = stored {
-                self.remove(outbox, channel);
+                self.subscribers.remove(outbox, channel);
                 return Err(unclear(outbox, error));
             }
-            self.members_have_changed(channel).await;
+            self.shares.members_have_changed(channel).await;
         }
         Ok(Made { subscription, is_new: true })
     }
@@ -141,7 +176,7 @@ impl Hub {
             Some(options) => Operation::SubscribeFilter { client, filter, options },
             None => Operation::UnsubscribeFilter { client, filter },
         };
-        match self.commit_change(outbox, operation).await? {
+        match self.commits.change(outbox, operation).await? {
             Outcome::FilterSubscribed => Ok(false),
             Outcome::Unsubscribed(existed) => Ok(existed),
             _ => Err(HubError::Store),
@@ -150,13 +185,13 @@ impl Hub {
 
     /// Replaces the options of a subscription; those of a persistent one are on disk when this returns.
     async fn change_options(
-        self: &Arc<Self>,
+        &self,
         subscription: &Arc<Subscription>,
         options: SubscriptionOptions,
     ) -> Result<(), HubError> {
         let Subscription { client, channel, outbox, .. } = &**subscription;
         outbox.set_options(subscription, options);
-        self.filters.options_changed();
+        self.subscribers.filters.options_changed();
         if subscription.persistence() == Persistence::Temporary {
             return Ok(());
         }
@@ -167,13 +202,13 @@ impl Hub {
             None => {
                 let operation =
                     Operation::Subscribe { client: client.clone(), channel: channel.clone(), options };
-                self.commit_change(outbox, operation).await.map(drop)
+                self.commits.change(outbox, operation).await.map(drop)
             }
         };
         changed.map_err(|error| unclear(outbox, error))?;
-        self.members_have_changed(channel).await;
+        self.shares.members_have_changed(channel).await;
         if options.qos() == Qos::AtMostOnce && channel.kind() == ChannelKind::Control {
-            self.end_unneeded_readers(outbox);
+            self.readers.end_unneeded(outbox);
         }
         Ok(())
     }
@@ -186,11 +221,13 @@ impl Hub {
             // Those of a filter are read afterwards, one at a time.
             return Ok(Subscribed { subscription, retained: None });
         }
-        match self.retained_push(&subscription.channel).await {
+        match self.retained.push(&subscription.channel).await {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
                 match (subscription.persistence(), subscription.stage()) {
-                    (Persistence::Temporary, _) if is_new => self.remove(outbox, &subscription.channel),
+                    (Persistence::Temporary, _) if is_new => {
+                        self.subscribers.remove(outbox, &subscription.channel)
+                    }
                     // It is in the store, but its `subAck` would deny it: the next session has it.
                     (Persistence::Persistent, Stage::Opening) => outbox.close(CloseReason::StoreUnclear),
                     _ => {} // it stays active; the caller may ask again
@@ -216,23 +253,12 @@ impl Hub {
         if !outbox.insert_subscription(&subscription) {
             return Err(HubError::SessionEnded);
         }
-        if channel.kind() == ChannelKind::Control {
-            let is_added = match share_of(channel) {
-                Some(_) => self.join_group(&subscription, subscription.persistence()).await,
-                None => self.add_filter(&subscription).await,
-            };
-            if !is_added {
-                return Err(HubError::SessionEnded);
-            }
-        } else if channel.kind() != ChannelKind::PeerToPeer {
-            // In this order: removing it from the channel leaves the bus channel, so it must have joined before.
-            self.bus.join(channel);
-            self.channels.add(&subscription);
-            self.bus.joined(channel).await;
+        if !self.subscribers.add(&subscription).await {
+            return Err(HubError::SessionEnded);
         }
         if subscription.stage() == Stage::Ended {
             // The session ended meanwhile, before the subscription was in the channel's list.
-            self.leave(&subscription);
+            self.subscribers.leave(&subscription);
             return Err(HubError::SessionEnded);
         }
         Ok(subscription)
@@ -246,12 +272,12 @@ impl Hub {
             channel: channel.clone(),
             options: subscription.own_options(),
         };
-        let Outcome::Subscribed(stored) = self.commit_change(outbox, operation).await? else {
+        let Outcome::Subscribed(stored) = self.commits.change(outbox, operation).await? else {
             return Err(HubError::Store);
         };
         subscription.outbox.attach(subscription, &stored);
         if let Some(owner) = outbox.owner_to_store() {
-            self.own_session(outbox, client, &owner, None).await?;
+            self.commits.own_session(outbox, client, &owner, None).await?;
         }
         Ok(())
     }
@@ -264,7 +290,7 @@ impl Hub {
         channel: &ChannelName,
     ) -> Result<bool, HubError> {
         let operation = Operation::Unsubscribe { client: client.clone(), channel: channel.clone() };
-        match self.commit_change(outbox, operation).await? {
+        match self.commits.change(outbox, operation).await? {
             Outcome::Unsubscribed(existed) => Ok(existed),
             _ => Err(HubError::Store),
         }
@@ -273,7 +299,7 @@ impl Hub {
     /// Ends a subscription of a connected client; returns `false` if it does not exist. After this returns, no
     /// message of it is pushed, and a persistent subscription is deleted from disk.
     pub(crate) async fn unsubscribe(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -283,7 +309,7 @@ impl Hub {
     }
 
     pub(super) async fn unsubscribe_in_turn(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -295,10 +321,10 @@ impl Hub {
                 let removed = self.keep_filter(outbox, client, filter, None).await;
                 removed.map_err(|error| unclear(outbox, error))?;
             }
-            self.remove(outbox, channel);
-            self.end_unneeded_readers(outbox);
+            self.subscribers.remove(outbox, channel);
+            self.readers.end_unneeded(outbox);
             if is_stored {
-                self.members_have_changed(channel).await;
+                self.shares.members_have_changed(channel).await;
             }
             return Ok(true);
         }
@@ -310,10 +336,10 @@ impl Hub {
         if !has_place && channel.kind() == ChannelKind::Plain && outbox.is_stored() {
             self.keep_channel(outbox, client, channel, None).await?;
         }
-        if subscription.is_reader() && self.needs_reader(outbox, channel) {
-            self.keep_reader(outbox, &subscription);
+        if subscription.is_reader() && self.readers.is_needed(outbox, channel) {
+            self.readers.keep(outbox, &subscription);
         } else {
-            self.remove(outbox, channel);
+            self.subscribers.remove(outbox, channel);
         }
         Ok(true)
     }
@@ -321,7 +347,7 @@ impl Hub {
     /// Subscribes a client for the application; the client is connected to this node or to none. An existing
     /// subscription changes its flag (2.20). The retained message is sent as for `sub`.
     pub(super) async fn force_subscribe_here(
-        self: &Arc<Self>,
+        &self,
         client: &ClientId,
         channel: &ChannelName,
         persistence: Persistence,
@@ -336,20 +362,20 @@ impl Hub {
                 channel: channel.clone(),
                 options: SubscriptionOptions::JMQT,
             };
-            self.commit(operation).await?;
+            self.commits.commit(operation).await?;
             return Ok(());
         };
         let made = self.force_in_turn(&outbox, client, channel, persistence).await?;
         let subscribed = self.with_retained(&outbox, made).await?;
         outbox.open(&subscribed.subscription, None, subscribed.retained);
-        self.resume(&outbox); // a changed flag may have freed a part of the window
+        self.resumes.begin(&outbox); // a changed flag may have freed a part of the window
         outbox.flush();
         Ok(())
     }
 
     /// Makes an existing subscription of a connected client persistent, or temporary.
     pub(crate) async fn change_persistence(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -360,7 +386,7 @@ impl Hub {
     }
 
     pub(super) async fn force_in_turn(
-        self: &Arc<Self>,
+        &self,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -377,7 +403,7 @@ impl Hub {
                 Persistence::Temporary => {
                     let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
                     unsubscribed.map_err(|error| unclear(outbox, error))?;
-                    if !self.needs_reader(outbox, channel) {
+                    if !self.readers.is_needed(outbox, channel) {
                         outbox.detach(&subscription);
                     }
                 }
@@ -389,20 +415,20 @@ impl Hub {
 
     /// Ends a client's subscription for the application; the client is connected to this node or to none.
     pub(super) async fn force_unsubscribe_here(
-        self: &Arc<Self>,
+        &self,
         client: &ClientId,
         channel: &ChannelName,
     ) -> Result<bool, HubError> {
         let _turn = self.change_of(client).await;
         let Some(outbox) = self.connections.outbox(client.as_str()) else {
             let operation = Operation::Unsubscribe { client: client.clone(), channel: channel.clone() };
-            return match self.commit(operation).await? {
+            return match self.commits.commit(operation).await? {
                 Outcome::Unsubscribed(existed) => Ok(existed),
                 _ => Err(HubError::Store),
             };
         };
         let existed = self.unsubscribe_in_turn(&outbox, client, channel).await?;
-        self.resume(&outbox); // its part of the window is free for others (2.14)
+        self.resumes.begin(&outbox); // its part of the window is free for others (2.14)
         outbox.flush();
         Ok(existed)
     }
@@ -420,208 +446,13 @@ impl Hub {
             }
             None => {
                 let stored = self.store.subscriptions(client).await;
-                let stored = stored.map_err(|error| self.store_failed(&error))?;
+                let stored = stored.map_err(|error| HubError::of_store(&error, &self.counters))?;
                 let own = stored.into_iter().filter(|stored| !stored.options.is_of_filter());
                 own.map(|stored| (stored.channel, Persistence::Persistent)).collect()
             }
         };
         list.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(list)
-    }
-
-    /// The clients on this node that are subscribed to a channel.
-    pub(crate) fn subscribers_here(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
-        let Some(members) = self.members(channel) else { return Vec::new() };
-        let current = members
-            .iter()
-            .flat_map(Self::clients_behind)
-            .filter(|member| member.stage() != Stage::Ended && member.outbox.closed().is_none());
-        current.map(|member| (member.client.clone(), member.persistence())).collect()
-    }
-
-    pub(super) fn remove(&self, outbox: &Outbox, channel: &ChannelName) {
-        if let Some(subscription) = outbox.remove_subscription(channel.as_str()) {
-            self.leave(&subscription);
-        }
-    }
-
-    /// Adds a subscription with a filter; returns `false` if its name has none. On return the other nodes know the filter.
-    pub(super) async fn add_filter(&self, subscription: &Arc<Subscription>) -> bool {
-        let Some(cluster) = &self.cluster else { return self.filters.add(subscription, |_| {}) };
-        let is_added = self.filters.add(subscription, |filter| cluster.filter_added(filter.path()));
-        if is_added {
-            cluster.filters_are_known().await;
-        }
-        is_added
-    }
-
-    fn remove_filter(&self, subscription: &Arc<Subscription>) {
-        self.filters.remove(subscription, |filter| {
-            if let Some(cluster) = &self.cluster {
-                cluster.filter_removed(filter.path());
-            }
-        });
-    }
-
-    /// Removes an ended subscription from its channel.
-    pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
-        match subscription.channel.kind() {
-            ChannelKind::PeerToPeer => {}
-            ChannelKind::Control if share_of(&subscription.channel).is_some() => {
-                self.leave_group(subscription);
-            }
-            ChannelKind::Control => self.remove_filter(subscription),
-            ChannelKind::Plain => {
-                if self.channels.remove(subscription) {
-                    self.bus.leave(&subscription.channel);
-                }
-            }
-        }
-    }
-
-    /// Filters the channels that have, or may have, a retained message.
-    pub(crate) async fn retained_among(
-        &self,
-        channels: &[ChannelName],
-    ) -> Result<Vec<ChannelName>, HubError> {
-        let pending: HashSet<_> =
-            channels.iter().filter(|channel| self.queue.has_retained(channel)).collect();
-        let there = self.store.retained_among(channels).await.map_err(|error| self.store_failed(&error))?;
-        if pending.is_empty() {
-            return Ok(there);
-        }
-        let there: HashSet<_> = there.iter().collect();
-        let is_there = |channel: &&ChannelName| there.contains(channel) || pending.contains(channel);
-        Ok(channels.iter().filter(is_there).cloned().collect())
-    }
-
-    /// How much the store has; `None` if it cannot be read.
-    pub(crate) async fn stored_totals(&self) -> Option<StoredTotals> {
-        self.store.totals().await.map_err(|error| self.store_failed(&error)).ok()
-    }
-
-    /// Waits until everything that was submitted to the store is carried out.
-    pub(crate) async fn store_fence(&self) -> Result<(), HubError> {
-        let (reply, carried_out) = oneshot::channel();
-        self.queue.submit(Order::AfterAll, None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
-        // An operation without an effect cannot fail; only its place in the order matters.
-        drop(carried_out.await);
-        Ok(())
-    }
-
-    /// Channels with a retained message that match a filter and follow `after`, and the channel to continue after.
-    pub(crate) async fn retained_matching(
-        &self,
-        filter: &ChannelName,
-        after: Option<&ChannelName>,
-    ) -> Result<(Vec<ChannelName>, Option<ChannelName>), HubError> {
-        let Some(filter) = filter_of(filter) else { return Ok((Vec::new(), None)) };
-        let prefix = literal_beginning(filter);
-        let cache = self.queue.cache();
-        let tickets = cache.tickets();
-        let page = self.store.retained_under(&prefix, after).await;
-        let page = page.map_err(|error| self.store_failed(&error))?;
-        let next =
-            if page.len() < RETAINED_PAGE { None } else { page.last().map(|(channel, _)| channel.clone()) };
-        let is_matching =
-            |channel: &ChannelName| channel.kind() == ChannelKind::Plain && filters::matches(filter, channel);
-        let mut matching = Vec::with_capacity(page.len());
-        for (channel, retained) in page {
-            if !is_matching(&channel) {
-                continue;
-            }
-            // The messages that were read with their channels wait in the cache, from which a change removes them.
-            if let Some(retained) = retained
-                && !retained.data.is_empty()
-                && self.cluster.is_none()
-                && intact(&channel, retained.data.clone(), retained.attributes.clone()).is_some()
-            {
-                cache.keep_one(&tickets, &channel, &retained);
-            }
-            matching.push(channel);
-        }
-        Ok((matching, next))
-    }
-
-    /// The channel's retained message (§9.b).
-    pub(crate) async fn retained_push(
-        &self,
-        channel: &ChannelName,
-    ) -> Result<Option<RetainedPush>, HubError> {
-        // A retained message on its way to the store was published before, so the subscriber must see it. The read does
-        // not pass the commit queue, where it would delay all publishes.
-        if self.queue.has_retained(channel) {
-            self.retained_fence(channel).await?;
-        }
-        let ticket = self.queue.cache().ticket(channel);
-        if !self.store.may_have_retained(channel) {
-            return Ok(None);
-        }
-        let _place = self.room_for_retained().await?;
-        let counted = |data: &[u8]| {
-            let mut share = Share::new(&self.context.outbound);
-            share.set(data.len());
-            Some(share)
-        };
-        // Other nodes retain messages without telling this one.
-        let cache = self.cluster.is_none().then(|| self.queue.cache());
-        if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
-            if retained.data.is_empty() {
-                return Ok(None); // it is being deleted
-            }
-            let Retained { sender, data, attributes } = retained;
-            let counted = counted(&data);
-            return Ok(Some(RetainedPush {
-                sender,
-                data: Data::new(data, attributes),
-                id: self.memory_id(),
-                counted,
-            }));
-        }
-        let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
-        let Some(retained) = retained.filter(|retained| !retained.data.is_empty()) else { return Ok(None) };
-        let Retained { sender, data, attributes } = retained.clone();
-        let Some(data) = intact(channel, data, attributes) else { return Ok(None) };
-        if let Some(cache) = cache {
-            cache.keep(ticket, channel, &retained);
-        }
-        Ok(Some(RetainedPush { sender, counted: counted(data.as_bytes()), id: self.memory_id(), data }))
-    }
-
-    /// Waits, for a limited time, until the outbound queues of all clients hold less than MAX_TOTAL_OUTBOUND_BYTES. A
-    /// retained message can be as long as the largest packet. The number of readers is limited, so that they do not
-    /// all use the same room.
-    async fn room_for_retained(&self) -> Result<SemaphorePermit<'_>, HubError> {
-        let outbound = &self.context.outbound;
-        let room = async {
-            // It is never closed.
-            let place = self.retained_reads.acquire().await.map_err(|_| HubError::SessionEnded)?;
-            if outbound.is_used_up() {
-                log_limited!(warn, target: "jmqt::session", "delaying retained messages: the outbound queues of all clients together have reached MAX_TOTAL_OUTBOUND_BYTES");
-            }
-            while outbound.is_used_up() {
-                sleep(LOOK_FOR_ROOM).await;
-            }
-            Ok(place)
-        };
-        timeout(ROOM_LIMIT, room).await.unwrap_or(Err(HubError::NoRoom))
-    }
-
-    /// Deletes the retained message of a channel; returns `false` if there is none.
-    pub(crate) async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HubError> {
-        match self.commit(Operation::ClearRetained { channel: channel.clone() }).await? {
-            Outcome::Cleared(existed) => Ok(existed),
-            _ => Err(HubError::Store),
-        }
-    }
-
-    /// Deletes the retained message of a channel if it has expired.
-    pub(super) async fn expire_retained(
-        &self,
-        channel: ChannelName,
-        now: SystemTime,
-    ) -> Result<(), HubError> {
-        self.commit(Operation::ExpireRetained { channel, now }).await.map(drop)
     }
 }
 
@@ -648,46 +479,4 @@ fn unclear(outbox: &Outbox, error: HubError) -> HubError {
         outbox.close(CloseReason::StoreUnclear);
     }
     error
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use jmqt_core::{Qos, Retain};
-
-    use super::*;
-    use crate::attributes::Attributes;
-    use crate::message::Message;
-    use crate::store::Double;
-
-    #[tokio::test] // protocol.md 2.12
-    async fn a_retained_message_is_read_once_for_many_until_another_is_published() {
-        let (reads, version) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(1)));
-        let (counted, current) = (Arc::clone(&reads), Arc::clone(&version));
-        let read_retained = move |()| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let data = current.load(Ordering::SeqCst).to_string().into();
-            Ok(Some(Retained { sender: None, data, attributes: Attributes::NONE }))
-        };
-        let committed = Arc::clone(&version);
-        let commit = move |batch: &[Operation]| {
-            committed.fetch_add(batch.len() as u64, Ordering::SeqCst);
-            Ok(batch.iter().map(|_| Outcome::Appended(None)).collect())
-        };
-        let (read_retained, commit) = (Box::new(read_retained), Box::new(commit));
-        let hub = Hub::over(Double { read_retained, commit, ..Double::default() });
-        let news = ChannelName::parse("news").unwrap();
-        for expected in 1..=3 {
-            for _ in 0..100 {
-                let push = hub.retained_push(&news).await.unwrap().unwrap();
-                assert_eq!(push.data.as_bytes(), expected.to_string().as_bytes());
-            }
-            let data = Data::checked_before("0".into());
-            let (channel, sender, qos, retain) = (news.clone(), None, Qos::AtMostOnce, Retain::Yes);
-            let message = Message { channel, sender, data, qos, retain };
-            hub.submit_retained(message, None).await.unwrap();
-        }
-        assert_eq!(reads.load(Ordering::SeqCst), 3);
-    }
 }

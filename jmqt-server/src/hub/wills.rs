@@ -1,17 +1,23 @@
 //! Wills of MQTT clients: stored with the session, and published once, when they are due.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jmqt_core::{ChannelName, ClientId, Qos, Retain};
 
-use super::publish::intact;
-use super::{DirtyOutboxes, Hub, HubError};
+use super::commits::Commits;
+use super::error::HubError;
+use super::fan_out::DirtyOutboxes;
+use super::janitor::Janitor;
+use super::log_reads::intact;
+use super::subscribers::Subscribers;
 use crate::attributes::Attributes;
 use crate::bus::connection_info;
 use crate::connection::ConnectionInfo;
+use crate::counters::Counters;
 use crate::message::{Data, Message};
 use crate::outbox::Flush;
-use crate::store::{FireWill, Operation, Outcome, StoredWill, WILLS_AT_A_TIME, WillKey};
+use crate::store::{FireWill, Operation, Outcome, Store, StoreError, StoredWill, WILLS_AT_A_TIME, WillKey};
 use crate::wire::Pushes;
 
 /// A will that a client leaves.
@@ -83,21 +89,40 @@ impl DueWill {
     }
 }
 
-impl Hub {
+/// The wills of all clients.
+pub(crate) struct Wills {
+    store: Arc<dyn Store>,
+    janitor: Arc<Janitor>,
+    commits: Arc<Commits>,
+    subscribers: Arc<Subscribers>,
+    counters: Arc<Counters>,
+}
+
+impl Wills {
+    pub(super) const fn new(
+        store: Arc<dyn Store>,
+        janitor: Arc<Janitor>,
+        commits: Arc<Commits>,
+        subscribers: Arc<Subscribers>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { store, janitor, commits, subscribers, counters }
+    }
+
     /// Records that a connection has ended: its will is due after its delay, and not before `at_least` seconds. An error was
     /// logged; the will becomes due when the end of the session is recorded.
-    pub(crate) async fn end_will(&self, client: &ClientId, generation: u64, node: &str, at_least: u32) {
+    pub(crate) async fn end(&self, client: &ClientId, generation: u64, node: &str, at_least: u32) {
         if node == self.janitor.node {
             return self.janitor.end_will(client, generation, at_least).await;
         }
         let session = [(client.clone(), generation)];
         if let Err(error) = self.store.end_wills(&session, node, at_least).await {
-            self.store_failed(&error);
+            self.failed(&error);
         }
     }
 
     /// Deletes the will of a connected client, which disconnects in order. It is deleted also if the future is dropped.
-    pub(crate) fn discard_will(
+    pub(crate) fn discard(
         &self,
         client: &ClientId,
         generation: u64,
@@ -107,11 +132,11 @@ impl Hub {
 
     /// Some wills that are due, of all clients or of one, after the first `skip`. Returns also whether there may be more. An error
     /// was logged.
-    pub(crate) async fn due_wills(&self, of: Option<&ClientId>, skip: usize) -> (Vec<DueWill>, bool) {
+    pub(crate) async fn due(&self, of: Option<&ClientId>, skip: usize) -> (Vec<DueWill>, bool) {
         let stored = match self.store.due_wills(of, SystemTime::now(), skip).await {
             Ok(stored) => stored,
             Err(error) => {
-                self.store_failed(&error);
+                self.failed(&error);
                 return (Vec::new(), false);
             }
         };
@@ -122,7 +147,7 @@ impl Hub {
             let connection = connection_info(&protocol, &address);
             let data = intact(&channel, data, published_now(attributes));
             let (Some(connection), Some(data)) = (connection, data) else {
-                self.drop_will(&key).await;
+                self.delete(&key).await;
                 continue;
             };
             let sender = Some(key.client.clone());
@@ -133,24 +158,24 @@ impl Hub {
     }
 
     /// Deletes a will that is not published.
-    pub(crate) async fn refuse_will(&self, will: DueWill) {
-        self.drop_will(&will.key).await;
+    pub(crate) async fn refuse(&self, will: DueWill) {
+        self.delete(&will.key).await;
     }
 
-    async fn drop_will(&self, key: &WillKey) {
+    async fn delete(&self, key: &WillKey) {
         let session = [(key.client.clone(), key.generation)];
         if let Err(error) = self.store.delete_wills(&session, &key.node).await {
-            self.store_failed(&error);
+            self.failed(&error);
         }
     }
 
     /// Publishes a will, unless it was published or deleted meanwhile.
-    pub(crate) async fn publish_will(&self, will: DueWill, data: Data) -> Result<(), HubError> {
+    pub(crate) async fn publish(&self, will: DueWill, data: Data) -> Result<(), HubError> {
         let DueWill { key, message, .. } = will;
         let mut message = Message { data, ..message };
         loop {
             let fire = FireWill { will: key.clone(), append: message.clone().into_append() };
-            match self.commit(Operation::FireWill(Box::new(fire))).await? {
+            match self.commits.commit(Operation::FireWill(Box::new(fire))).await? {
                 Outcome::NoWill => return Ok(()),
                 // The subscribers that are there receive it nevertheless.
                 Outcome::TooManyRetained if message.retain == Retain::Yes => message.retain = Retain::No,
@@ -162,8 +187,14 @@ impl Hub {
         // Otherwise the delivery of the commit has done it.
         if message.qos == Qos::AtMostOnce {
             let (pushes, mut dirty) = (Pushes::of(&message), DirtyOutboxes::default());
-            self.push(&message.channel, message.sender.as_ref(), &pushes, Flush::Now, &mut dirty).await;
+            self.subscribers
+                .push(&message.channel, message.sender.as_ref(), &pushes, Flush::Now, &mut dirty)
+                .await;
         }
         Ok(())
+    }
+
+    fn failed(&self, error: &StoreError) {
+        HubError::of_store(error, &self.counters);
     }
 }

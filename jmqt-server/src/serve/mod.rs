@@ -85,7 +85,7 @@ impl Connection {
         loop {
             match poll_fn(|cx| self.session.poll_event(cx)).await {
                 Event::Ended(reason) => return reason,
-                Event::Drained => self.shared.hub.resume(&self.session.outbox),
+                Event::Drained => self.shared.hub.resumes.begin(&self.session.outbox),
                 Event::Revalidate => {
                     let revalidated = Box::pin(self.revalidate()).await;
                     if let ControlFlow::Break(reason) = revalidated {
@@ -167,7 +167,7 @@ impl Connection {
             return refuse_partial_packet(shared, session);
         }
         session.end_batch().await;
-        shared.hub.resume(&session.outbox);
+        shared.hub.resumes.begin(&session.outbox);
         CONTINUE
     }
 }

@@ -335,7 +335,7 @@ impl Started {
     /// Waits until all submitted operations are queued behind the operation at the gate.
     async fn waiting(&self, operations: usize) {
         within(async {
-            while self.server.shared.hub.waiting() < operations {
+            while self.server.shared.hub.commits.waiting() < operations {
                 tokio::task::yield_now().await;
             }
         })
@@ -630,7 +630,7 @@ async fn with_an_idle_reader(started: &Started) -> (Client, IdleReaders) {
         }
     })
     .await;
-    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    started.server.shared.hub.readers.end_idle(&mut idle).await;
     (me, idle)
 }
 
@@ -663,7 +663,7 @@ async fn an_idle_cursor_of_a_filter_ends_and_no_message_is_missed_or_repeated() 
     let started = Started::new().await;
     let (mut me, mut idle) = with_an_idle_reader(&started).await;
     let before = started.in_memory("me").len();
-    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    started.server.shared.hub.readers.end_idle(&mut idle).await;
     assert_eq!(started.cursors("me").await, []);
     assert_eq!(started.in_memory("me").len(), before - 1);
 
@@ -672,8 +672,8 @@ async fn an_idle_cursor_of_a_filter_ends_and_no_message_is_missed_or_repeated() 
     started.publish_stored("room/1", 3).await;
     assert_eq!(me.next().await, "room/1 3"); // not acknowledged
     assert_eq!(started.cursors("me").await.len(), 1);
-    started.server.shared.hub.end_idle_readers(&mut idle).await;
-    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    started.server.shared.hub.readers.end_idle(&mut idle).await;
+    started.server.shared.hub.readers.end_idle(&mut idle).await;
     assert_eq!(started.in_memory("me").len(), before, "a reader with a message in flight is not idle");
     drop(me);
     let mut me = started.connect("me").await;
@@ -691,7 +691,7 @@ async fn an_idle_cursor_of_a_filter_ends_and_no_message_is_missed_or_repeated() 
     .await;
     let mut me = started.connect("me").await;
     for _ in 0..2 {
-        started.server.shared.hub.end_idle_readers(&mut idle).await;
+        started.server.shared.hub.readers.end_idle(&mut idle).await;
     }
     assert_eq!(started.cursors("me").await, []);
     started.publish_stored("room/1", 4).await;
@@ -709,7 +709,7 @@ async fn a_message_that_was_stored_while_an_idle_reader_ended_is_pushed_once() {
     let published = tokio::spawn(async move { handle.force_pub(message).await.unwrap() });
     started.store.commit.reached().await; // the message is in the batch that is committed now
     let hub = Arc::clone(&started.server.shared.hub);
-    let ending = tokio::spawn(async move { hub.end_idle_readers(&mut idle).await });
+    let ending = tokio::spawn(async move { hub.readers.end_idle(&mut idle).await });
     started.waiting(1).await; // the cursor is to end after it
     started.store.commit.open();
     within(ending).await.unwrap();
@@ -893,7 +893,7 @@ async fn a_will_is_deleted_also_if_the_disconnect_is_called_off() {
     started.leave_will("lamp", 7, "news").await;
     assert!(started.store.session(&client("lamp")).await.unwrap().unwrap().has_will);
     // A newer connection has closed the outbox, so nobody waits.
-    drop(started.server.shared.hub.discard_will(&client("lamp"), 7));
+    drop(started.server.shared.hub.wills.discard(&client("lamp"), 7));
     within(async {
         while started.store.session(&client("lamp")).await.unwrap().unwrap().has_will {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -924,12 +924,12 @@ async fn an_idle_cursor_of_a_group_ends_and_no_message_is_missed_or_repeated() {
             }
         })
         .await;
-        hub.end_idle_readers(&mut idle).await;
+        hub.readers.end_idle(&mut idle).await;
         assert_eq!(cursors().await.len(), 1);
         within(async {
             while !cursors().await.is_empty() {
                 // The janitor may not have told the reader yet that its cursor is saved.
-                hub.end_idle_readers(&mut idle).await;
+                hub.readers.end_idle(&mut idle).await;
             }
         })
         .await;

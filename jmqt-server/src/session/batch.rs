@@ -84,7 +84,8 @@ impl Batch {
                 run
             }
             none => {
-                let pushes = hub.has_subscribers(channel).then(|| PushesBuilder::new(channel, sender, body));
+                let pushes =
+                    hub.subscribers.exist_for(channel).then(|| PushesBuilder::new(channel, sender, body));
                 none.insert(Box::new(Run { channel: channel.clone(), pushes, published: 0 }))
             }
         };
@@ -101,7 +102,7 @@ impl Batch {
         hub.counters.messages_published.add(run.published);
         let Some(pushes) = run.pushes else { return };
         self.spent = self.spent.saturating_add(cost::RUN);
-        hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.dirty).await;
+        hub.subscribers.push(&run.channel, sender, &pushes.finish(), flush, &mut self.dirty).await;
     }
 
     /// Whether the task has yielded since the last call of this function.

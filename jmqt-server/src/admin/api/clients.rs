@@ -20,8 +20,8 @@ fn connection_json(operator: &Operator, client: &ClientId, info: ConnectionInfo)
     let hub = &operator.shared.hub;
     let here = hub.connections.session(client.as_str());
     let node = match &here {
-        Some(_) => hub.own_node(),
-        None => hub.other_node_of(client).unwrap_or_else(|| hub.own_node()),
+        Some(_) => hub.operators.own_node(),
+        None => hub.operators.other_node_of(client).unwrap_or_else(|| hub.operators.own_node()),
     };
     let [(_, protocol), (_, transport)] = labels(info.protocol);
     let mut answer = json!({
@@ -70,7 +70,7 @@ pub(super) async fn connection(operator: Arc<Operator>, arguments: Arguments) ->
         let all = hub.cluster.as_ref()?.elsewhere();
         all.into_iter().find(|(other, _)| other == client).map(|(_, info)| info)
     });
-    let is_remembered = hub.is_known(client).await.map_err(|error| failed(&error))?;
+    let is_remembered = hub.operators.is_known(client).await.map_err(|error| failed(&error))?;
     if info.is_none() && !is_remembered {
         return Err(no_such_client(client));
     }
@@ -81,7 +81,7 @@ pub(super) async fn connection(operator: Arc<Operator>, arguments: Arguments) ->
             let own = live.iter().filter(|subscription| !subscription.own_options().is_of_filter());
             own.map(|subscription| (subscription.channel.clone(), subscription.persistence())).collect()
         }
-        None => hub.subscriptions_of(client).await.map_err(|error| failed(&error))?,
+        None => hub.anywhere.of(client).await.map_err(|error| failed(&error))?,
     };
     let subscription_count = subscriptions.len();
     let subscriptions: Vec<Value> = subscriptions
@@ -92,7 +92,7 @@ pub(super) async fn connection(operator: Arc<Operator>, arguments: Arguments) ->
             json!({ kind: name, "persistent": *persistence == Persistence::Persistent })
         })
         .collect();
-    let pending = hub.pending_of(client).await.map_err(|error| failed(&error))?;
+    let pending = hub.operators.pending_of(client).await.map_err(|error| failed(&error))?;
     let (pending, pending_messages) = pending_json(&pending);
     let mut answer = json!({
         "client": client.as_str(), "connected": info.is_some(), "remembered": is_remembered,

@@ -108,7 +108,7 @@ pub(super) async fn retained_channels(operator: Arc<Operator>, arguments: Argume
             return Err(wrong("the value is wrong", "parameter after", "`next` of the page before"));
         }
     };
-    let page = operator.shared.hub.retained_matching(&filter, after.as_ref()).await;
+    let page = operator.shared.hub.retained.matching(&filter, after.as_ref()).await;
     let (channels, next) = page.map_err(|error| failed(&error))?;
     let channels: Vec<Value> =
         channels.iter().map(|channel| json!({ "channel": channel.as_str() })).collect();
@@ -121,7 +121,7 @@ pub(super) async fn retained_channels(operator: Arc<Operator>, arguments: Argume
 
 pub(super) async fn retained(operator: Arc<Operator>, arguments: Arguments) -> Outcome {
     let channel = arguments.channel("channel")?;
-    let retained = operator.shared.hub.retained_push(channel).await.map_err(|error| failed(&error))?;
+    let retained = operator.shared.hub.retained.push(channel).await.map_err(|error| failed(&error))?;
     let Some(retained) = retained else {
         let what = "the channel has no retained message";
         let expected = "a channel with a retained message";
@@ -137,7 +137,7 @@ pub(super) async fn retained(operator: Arc<Operator>, arguments: Arguments) -> O
 }
 
 pub(super) async fn clear_retained(operator: Arc<Operator>, arguments: Arguments) -> Outcome {
-    let existed = operator.shared.hub.clear_retained(arguments.channel("channel")?).await;
+    let existed = operator.shared.hub.retained.clear(arguments.channel("channel")?).await;
     existed.map(|existed| json!({ "existed": existed })).map_err(|error| failed(&error))
 }
 
@@ -151,20 +151,20 @@ pub(super) fn pending_json(pending: &[PendingMessages]) -> (Vec<Value>, u64) {
 }
 
 pub(super) async fn pending(operator: Arc<Operator>, arguments: Arguments) -> Outcome {
-    let pending = operator.shared.hub.pending_of(arguments.client("client")?).await;
+    let pending = operator.shared.hub.operators.pending_of(arguments.client("client")?).await;
     let (pending, messages) = pending_json(&pending.map_err(|error| failed(&error))?);
     Ok(json!({ "pending": pending, "messages": messages }))
 }
 
 pub(super) async fn purge(operator: Arc<Operator>, arguments: Arguments) -> Outcome {
     let (client, hub) = (arguments.client("client")?, &operator.shared.hub);
-    match hub.purge(client).await.map_err(|error| failed(&error))? {
+    match hub.operators.purge(client).await.map_err(|error| failed(&error))? {
         Purged::IsConnected => {
             let expected = "a client that is not connected: disconnect it first";
             let status = StatusCode::CONFLICT;
             Err(Refusal::new(status, "the client is connected", "parameter client", expected))
         }
-        Purged::Messages(0) if !hub.is_known(client).await.map_err(|error| failed(&error))? => {
+        Purged::Messages(0) if !hub.operators.is_known(client).await.map_err(|error| failed(&error))? => {
             Err(no_such_client(client))
         }
         Purged::Messages(dropped) => Ok(json!({ "dropped": dropped })),

@@ -13,6 +13,7 @@ pub(super) async fn nodes(operator: Arc<Operator>, _: Arguments) -> Outcome {
     let nodes: Vec<Value> = operator
         .shared
         .hub
+        .operators
         .nodes()
         .into_iter()
         .map(|(node, is_this, is_present)| json!({ "node": node, "this": is_this, "present": is_present }))
@@ -35,8 +36,9 @@ fn count(operator: &Operator) -> Value {
         (sessions, queued, in_flight) =
             (sessions + 1, queued + load.queued_bytes, in_flight + load.in_flight);
     }
-    let (groups, shares) = hub.groups.counts();
-    let subscriptions = (hub.channels.subscriptions() + hub.filters.len() + shares).saturating_sub(groups);
+    let (groups, shares) = hub.subscribers.groups.counts();
+    let subscriptions = (hub.subscribers.channels.subscriptions() + hub.subscribers.filters.len() + shares)
+        .saturating_sub(groups);
     let counters = hub.counters.snapshot();
     let counters: Map<String, Value> =
         counters.each().map(|(name, _, _, count)| (name.to_owned(), count.into())).collect();
@@ -47,7 +49,7 @@ fn count(operator: &Operator) -> Value {
 }
 
 pub(super) async fn drain(operator: Arc<Operator>, arguments: Arguments) -> Outcome {
-    let own = operator.shared.hub.own_node();
+    let own = operator.shared.hub.operators.own_node();
     if arguments.text("node") != Some(&own) {
         return Err(refused("this is another node", "body.node", format!("{own:?}, the id of this node")));
     }

@@ -162,10 +162,10 @@ fn sessions(text: &mut Text, hub: &Hub) {
     for (protocol, count) in by_protocol {
         text.value(&labels(protocol), count);
     }
-    let (groups, shares) = hub.groups.counts();
+    let (groups, shares) = hub.subscribers.groups.counts();
     text.gauge("jmqt_subscriptions", "Subscriptions of connected clients on this node.")
-        .value(&[("kind", "channel")], hub.channels.subscriptions().saturating_sub(groups))
-        .value(&[("kind", "filter")], hub.filters.len())
+        .value(&[("kind", "channel")], hub.subscribers.channels.subscriptions().saturating_sub(groups))
+        .value(&[("kind", "filter")], hub.subscribers.filters.len())
         .value(&[("kind", "shared")], shares);
     text.gauge("jmqt_outbound_queued_bytes", "Bytes that wait for clients to read them.").value(&[], queued);
     text.gauge("jmqt_in_flight_messages", "QoS 1 and 2 pushes that clients have not acknowledged.")
@@ -232,8 +232,8 @@ fn messages(text: &mut Text, counters: &CountersSnapshot) {
 fn store(text: &mut Text, operator: &Arc<Operator>) {
     let hub = &operator.shared.hub;
     text.gauge("jmqt_commit_queue_operations", "Operations that wait for the store.")
-        .value(&[], hub.waiting());
-    if let Some(bytes) = hub.bytes_on_disk() {
+        .value(&[], hub.commits.waiting());
+    if let Some(bytes) = hub.operators.bytes_on_disk() {
         text.gauge("jmqt_store_bytes", "The size of the files of SQLite.").value(&[], bytes);
     }
     let (stored, is_due) = operator.metrics.stored.get(COUNT_INTERVAL);

@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     /// Returns `true` if the database has been lost for so long that callers should not wait for it.
-    pub(super) fn has_lost_database(&self) -> bool {
+    pub(in crate::hub) fn has_lost_database(&self) -> bool {
         self.database.reached().elapsed() >= LOST_AFTER
     }
 

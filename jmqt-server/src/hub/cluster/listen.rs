@@ -101,7 +101,7 @@ impl Cluster {
         match event {
             BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
-                hub.groups.take_from_nodes(None);
+                hub.subscribers.groups.take_from_nodes(None);
                 echo.last = None;
                 self.directory.link_down();
                 self.lists.give_up();
@@ -109,7 +109,7 @@ impl Cluster {
                 *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
-                hub.groups.take_from_nodes(Some(node));
+                hub.subscribers.groups.take_from_nodes(Some(node));
                 self.directory.not_listening(node);
                 self.look_at_confirmations();
                 self.asked.give_up(Some(node));
@@ -120,7 +120,9 @@ impl Cluster {
                     push_from_elsewhere(hub, messages, flush, dirty).await;
                 }
                 Body::Qos1(messages) => self.arrived_messages(hub, messages),
-                Body::Share(Share { name, message }) => hub.groups.hear(&*hub.bus, from, &name, message),
+                Body::Share(Share { name, message }) => {
+                    hub.subscribers.groups.hear(&*hub.bus, from, &name, message)
+                }
                 Body::Control(control) if from == self.node => self.heard_itself(control, echo),
                 Body::Control(control) => self.heard(hub, from, control),
             },
@@ -151,8 +153,8 @@ impl Cluster {
         let now = Instant::now();
         echo.last = Some(now);
         self.directory.link_up(now);
-        self.interests.link_up(&hub.filters, now);
-        hub.groups.tell_members();
+        self.interests.link_up(&hub.subscribers.filters, now);
+        hub.subscribers.groups.tell_members();
         self.told().say_hello(&*self.bus, self.has_database());
         self.compare.notify_one();
     }
@@ -169,7 +171,7 @@ impl Cluster {
     }
 
     fn beaten(&self, hub: &Hub, from: NodeId, (sessions, filters): (Digest, Digest), has_database: bool) {
-        if self.interests.beaten(&hub.filters, from, filters, Instant::now()) {
+        if self.interests.beaten(&hub.subscribers.filters, from, filters, Instant::now()) {
             self.ask_for_filters();
         }
         if self.directory.beaten(from, sessions, has_database, Instant::now()) {
@@ -196,7 +198,7 @@ impl Cluster {
             self.directory.left(from);
             self.asked.give_up(Some(from));
             self.lists.gone(from);
-            self.interests.gone(&hub.filters, from);
+            self.interests.gone(&hub.subscribers.filters, from);
             self.look_at_confirmations();
             self.compare_if_missed();
             return;
@@ -228,13 +230,13 @@ impl Cluster {
             Control::Opened(presence) => self.directory.opened(from, &presence),
             Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
             Control::FilterAdded(filter) => {
-                self.interests.added(&hub.filters, from, &filter, Instant::now());
+                self.interests.added(&hub.subscribers.filters, from, &filter, Instant::now());
             }
-            Control::FilterRemoved(filter) => self.interests.removed(&hub.filters, from, &filter),
+            Control::FilterRemoved(filter) => self.interests.removed(&hub.subscribers.filters, from, &filter),
             Control::WantFilters => self.tell_filters(from),
             Control::Filters { list, part, filters, last } => {
                 let place = (list, part, last);
-                self.interests.listed(&hub.filters, from, place, filters, Instant::now());
+                self.interests.listed(&hub.subscribers.filters, from, place, filters, Instant::now());
             }
             Control::AreFiltersKnown(number) => self.bus.send(from, &Control::FiltersAreKnown(number)),
             Control::FiltersAreKnown(number) => {
@@ -250,7 +252,7 @@ impl Cluster {
                     outbox.close_saying(CloseReason::ByApplication, farewell);
                 }
             }
-            Control::RevalidateAll => hub.begin_to_revalidate(),
+            Control::RevalidateAll => hub.revalidations.begin_to_ask(),
             Control::Fence(_) | Control::Leaving => {}
         }
     }
@@ -260,7 +262,7 @@ impl Cluster {
 async fn push_from_elsewhere(hub: &Hub, messages: Messages, flush: Flush, dirty: &mut DirtyOutboxes) {
     let Messages { channel, sender, run } = messages;
     let pushes = Pushes::of_run(channel.clone(), sender.clone(), run);
-    hub.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
+    hub.subscribers.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
 }
 
 #[cfg(test)]

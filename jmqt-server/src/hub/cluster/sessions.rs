@@ -13,7 +13,7 @@ use super::directory::LEASE;
 use crate::bus::{Answer, NodeId, Origin, Presence, Request};
 use crate::connection::ConnectionInfo;
 use crate::hub::connections::{Claim, Connections, Opening};
-use crate::hub::{Hub, HubError, Janitor};
+use crate::hub::{HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession, Unanswered};
 
 /// The interval for asking a live node to end a session.
@@ -263,7 +263,7 @@ impl Cluster {
     }
 
     /// As [`claim_own`](Self::claim_own). The claim has just been made then, unless `since` is recent, when it was made before.
-    async fn claim_freshly(
+    pub(in crate::hub) async fn claim_freshly(
         &self,
         client: &ClientId,
         generation: u64,
@@ -305,33 +305,5 @@ pub(super) fn presence(client: &ClientId, generation: u64, info: ConnectionInfo)
         generation,
         protocol: info.protocol.as_str().to_owned(),
         address: info.remote.to_string(),
-    }
-}
-
-impl Hub {
-    /// Returns `true` if this node runs the close notifier of its session (protocol.md 2.16). The caller must run it at once, or
-    /// ask [again](Self::claims_still).
-    pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
-        match &self.cluster {
-            Some(cluster) => {
-                cluster.session_closed(client, generation); // it receives nothing any more
-                cluster.claim_freshly(client, generation, info, None).await
-            }
-            None => true,
-        }
-    }
-
-    /// Returns `true` if a session that this node has claimed after `since` has not been claimed by another node.
-    pub(crate) async fn claims_still(
-        &self,
-        client: &ClientId,
-        generation: u64,
-        info: ConnectionInfo,
-        since: Instant,
-    ) -> bool {
-        match &self.cluster {
-            Some(cluster) => cluster.claim_freshly(client, generation, info, Some(since)).await,
-            None => true,
-        }
     }
 }

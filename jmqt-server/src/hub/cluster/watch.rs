@@ -51,7 +51,7 @@ impl Cluster {
     async fn compare_with_store(&self, hub: &Arc<Hub>) -> Result<(), StoreError> {
         let mut by_key: HashMap<ChannelKey, Vec<Arc<Subscription>>> = HashMap::new();
         for (_, session) in hub.connections.sessions() {
-            hub.begin_missing_readers(&session.outbox).await?;
+            hub.readers.begin_missing(&session.outbox).await?;
             for subscription in session.outbox.subscriptions() {
                 if let Some(key) = subscription.key() {
                     by_key.entry(key).or_default().push(subscription);
@@ -63,7 +63,7 @@ impl Cluster {
             for (key, seq) in self.store.last_seqs(some).await? {
                 for subscription in by_key.get(&key).into_iter().flatten() {
                     if subscription.outbox.note_seen(subscription, key, seq) {
-                        hub.resume(&subscription.outbox);
+                        hub.resumes.begin(&subscription.outbox);
                     }
                 }
             }
@@ -152,7 +152,7 @@ impl Cluster {
             self.lists.gone(node);
             self.died.notify_one();
         }
-        self.interests.live(&hub.filters, &self.directory.alive(), Instant::now());
+        self.interests.live(&hub.subscribers.filters, &self.directory.alive(), Instant::now());
         self.ask_for_filters();
         self.compare_if_missed();
     }

@@ -31,12 +31,12 @@ pub(super) async fn handle_disconnect(
     // With any other code the connection has failed for the client (3.14.4-3).
     if disconnect.reason == ReasonCode::SUCCESS && std::mem::take(&mut client.has_will) {
         let generation = session.member.as_ref().map_or(0, |member| member.generation);
-        session.wait(pin!(shared.hub.discard_will(id, generation))).await?;
+        session.wait(pin!(shared.hub.wills.discard(id, generation))).await?;
     }
     if let Some(expiry) = asked.filter(|asked| *asked != client.expiry) {
         let outbox = std::sync::Arc::clone(&session.outbox);
         // An error was logged: the session keeps its expiry.
-        let _ = session.wait(pin!(shared.hub.set_expiry(&outbox, id, expiry))).await?;
+        let _ = session.wait(pin!(shared.hub.commits.set_expiry(&outbox, id, expiry))).await?;
     }
     verbs::leave(shared, session, id).await
 }

@@ -162,7 +162,7 @@ async fn open(
 ) -> Flow {
     let (retained, then) = match first {
         First::Retained(push) => (Some(*push), First::Nothing),
-        First::Unread => match session.wait(pin!(shared.hub.retained_push(&subscription.channel))).await? {
+        First::Unread => match session.wait(pin!(shared.hub.retained.push(&subscription.channel))).await? {
             Ok(push) => (push, First::Nothing),
             Err(_) => return ControlFlow::Break(CloseReason::StoreUnclear),
         },
@@ -182,7 +182,7 @@ async fn open(
                 session.outbox.append_matching_retained(subscription, &channel, push);
             }
         }
-        First::Shares => shared.hub.give_shares(subscription),
+        First::Shares => shared.hub.shares.give_to(subscription),
         First::Nothing | First::Retained(_) | First::Unread => {}
     }
     CONTINUE

@@ -252,20 +252,20 @@ pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened
 
 async fn start_pushing(shared: &Shared, session: &mut Session, retained: &[ChannelName]) -> Flow {
     let outbox = Arc::clone(&session.outbox);
-    session.wait(pin!(shared.hub.resume_first(&outbox))).await?;
+    session.wait(pin!(shared.hub.resumes.first_window(&outbox))).await?;
     for (turn, channels) in retained.chunks(CHANNELS_PER_TURN).enumerate() {
         if turn > 0 {
             session.let_others_run().await?;
         }
         // None may be skipped (2.12), and the client already has its `connAck`.
-        let Ok(there) = session.wait(pin!(shared.hub.retained_among(channels))).await? else {
+        let Ok(there) = session.wait(pin!(shared.hub.retained.among(channels))).await? else {
             return ControlFlow::Break(CloseReason::StoreUnclear);
         };
         for channel in there {
             if outbox.duties().full {
                 session.wait_for_room().await?;
             }
-            let Ok(push) = session.wait(pin!(shared.hub.retained_push(&channel))).await? else {
+            let Ok(push) = session.wait(pin!(shared.hub.retained.push(&channel))).await? else {
                 return ControlFlow::Break(CloseReason::StoreUnclear);
             };
             if let Some(push) = push {

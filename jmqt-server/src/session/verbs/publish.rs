@@ -141,7 +141,7 @@ async fn publish_to_all(
         let receipt = publication.receipt;
         let publisher = receipt.can_be_answered().then(|| (&outbox, receipt.kept()));
         // It can fail only while the server stops, and no client expects an answer.
-        let _ = session.wait(pin!(shared.hub.submit_retained(message, publisher))).await?;
+        let _ = session.wait(pin!(shared.hub.commits.submit_retained(message, publisher))).await?;
     }
     session.gather(channel, publication.data.body()).await;
     DONE
@@ -158,7 +158,7 @@ async fn publish_to_peer(
     let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
     let present = match to_itself {
         true => false,
-        false => session.wait(pin!(shared.hub.takes_point_to_point(channel))).await?,
+        false => session.wait(pin!(shared.hub.subscribers.takes_point_to_point(channel))).await?,
     };
     match (publication.qos, present) {
         (Qos::AtMostOnce, true) => {
@@ -192,7 +192,8 @@ async fn submit(
         let receiver_is_away = status == StatusCode::CLIENT_OFFLINE;
         Some(PublishId { publisher: publisher.clone(), number: publication.number?, receiver_is_away })
     });
-    let submitting = shared.hub.submit_publish(message, &outbox, receipt, status, once, publication.received);
+    let submitting =
+        shared.hub.commits.submit_publish(message, &outbox, receipt, status, once, publication.received);
     let submitted = session.wait(pin!(submitting)).await?;
     ControlFlow::Continue(submitted.map_err(|_| StatusCode::SERVER_ERROR))
 }
@@ -210,7 +211,7 @@ pub(crate) async fn refuse_in_order(
         return ControlFlow::Continue(false);
     }
     let outbox = Arc::clone(&session.outbox);
-    let submitting = shared.hub.submit_answer(client, &outbox, receipt.kept(), status);
+    let submitting = shared.hub.commits.submit_answer(client, &outbox, receipt.kept(), status);
     ControlFlow::Continue(session.wait(pin!(submitting)).await?.is_ok())
 }
 
@@ -219,7 +220,7 @@ pub(crate) async fn settle(shared: &Shared, session: &mut Session, client: &Clie
     if !session.outbox.has_unsettled() {
         return CONTINUE;
     }
-    session.wait(pin!(shared.hub.settle_publishes(client))).await
+    session.wait(pin!(shared.hub.commits.settle_publishes(client))).await
 }
 
 /// Releases a QoS 2 publish. It is acknowledged when the store does not have its packet identifier any more.
@@ -230,7 +231,7 @@ pub(crate) async fn release(
     packet: PacketId,
 ) -> Flow {
     let outbox = Arc::clone(&session.outbox);
-    let submitting = shared.hub.submit_release(client, &outbox, packet);
+    let submitting = shared.hub.commits.submit_release(client, &outbox, packet);
     match session.wait(pin!(submitting)).await? {
         Ok(()) => CONTINUE,
         Err(_) => ControlFlow::Break(CloseReason::StoreUnclear),

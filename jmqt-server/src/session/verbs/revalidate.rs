@@ -51,16 +51,16 @@ pub(crate) async fn revalidate(shared: &Shared, session: &mut Session) -> Flow {
         shared.hub.counters.sessions_refused.increment();
         tracing::info!(target: "jmqt::session", %client, remote = %session.info.remote, "closing a session: the application does not accept its client any more");
         let closed = Revalidated { sessions: 1, closed: 1, ..Revalidated::default() };
-        shared.hub.revalidated(&client, Some(closed));
+        shared.hub.revalidations.answer(&client, Some(closed));
         let told = Disconnect::new(DisconnectCode::TOKEN_EXPIRED, "the login is not valid any more");
         session.outbox.close_saying(CloseReason::TokenExpired, told);
         return ControlFlow::Break(CloseReason::TokenExpired);
     }
     let mut validated = validate_subscriptions(shared, session, &client).await?;
     validated.failed += u64::from(has_failed);
-    shared.hub.revalidated(&client, Some(validated));
+    shared.hub.revalidations.answer(&client, Some(validated));
     // Their parts of the window are free for others (2.14).
-    shared.hub.resume(&session.outbox);
+    shared.hub.resumes.begin(&session.outbox);
     CONTINUE
 }
 
@@ -111,7 +111,9 @@ async fn validate_subscriptions(
         match is_allowed(shared, session, client, channel, subscription.persistence()).await? {
             Some(true) => {}
             Some(false) => {
-                let ended = session.wait(pin!(shared.hub.unsubscribe(&outbox, client, channel))).await?;
+                let ended = session
+                    .wait(pin!(shared.hub.subscriptions.unsubscribe(&outbox, client, channel)))
+                    .await?;
                 let Ok(existed) = ended else {
                     // The next connection of the client validates it.
                     return ControlFlow::Break(CloseReason::StoreUnclear);
@@ -134,7 +136,7 @@ async fn validate_subscriptions(
     }
     // If the rules have changed again meanwhile, the session is validated once more.
     if validated.failed == 0 && is_stored && !outbox.must_revalidate() {
-        let recorded = session.wait(pin!(shared.hub.set_checked(client, revision))).await?;
+        let recorded = session.wait(pin!(shared.hub.commits.set_checked(client, revision))).await?;
         if recorded.is_err() {
             validated.failed += 1;
         }

@@ -68,8 +68,9 @@ async fn subscribe_and_set(
         return ControlFlow::Continue(Err(NotSubscribed::QuotaExceeded));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed =
-        session.wait(pin!(shared.hub.subscribe(&outbox, client, channel, persistence, options))).await?;
+    let subscribed = session
+        .wait(pin!(shared.hub.subscriptions.subscribe(&outbox, client, channel, persistence, options)))
+        .await?;
     ControlFlow::Continue(subscribed.map_err(|_| NotSubscribed::FAILED))
 }
 
@@ -126,8 +127,9 @@ pub(crate) async fn subscribe_to_filter(
         return ControlFlow::Continue(Err(NotSubscribed::QuotaExceeded));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed =
-        session.wait(pin!(shared.hub.subscribe(&outbox, client, name, persistence, Some(options)))).await?;
+    let subscribed = session
+        .wait(pin!(shared.hub.subscriptions.subscribe(&outbox, client, name, persistence, Some(options))))
+        .await?;
     let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(NotSubscribed::FAILED)) };
     ControlFlow::Continue(Ok(subscribed.subscription))
 }
@@ -139,13 +141,13 @@ pub(crate) async fn send_matching_retained(
     session: &mut Session,
     subscription: &Arc<Subscription>,
 ) -> Flow<Result<(), StatusCode>> {
-    if session.wait(pin!(shared.hub.store_fence())).await?.is_err() {
+    if session.wait(pin!(shared.hub.commits.fence())).await?.is_err() {
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
     let mut after = None;
     loop {
         let page =
-            session.wait(pin!(shared.hub.retained_matching(&subscription.channel, after.as_ref()))).await?;
+            session.wait(pin!(shared.hub.retained.matching(&subscription.channel, after.as_ref()))).await?;
         let Ok((channels, next)) = page else {
             return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
         };
@@ -153,7 +155,7 @@ pub(crate) async fn send_matching_retained(
             if session.outbox.duties().full {
                 session.wait_for_room().await?;
             }
-            let Ok(push) = session.wait(pin!(shared.hub.retained_push(&channel))).await? else {
+            let Ok(push) = session.wait(pin!(shared.hub.retained.push(&channel))).await? else {
                 return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
             };
             if let Some(push) = push {
@@ -185,11 +187,11 @@ pub(crate) async fn subscribe_with(
     }
     let outbox = Arc::clone(&session.outbox);
     if existing.is_some_and(|existing| existing.persistence() != persistence) {
-        let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
+        let changing = shared.hub.subscriptions.change_persistence(&outbox, client, channel, persistence);
         if session.wait(pin!(changing)).await?.is_err() {
             return ControlFlow::Continue(Err(NotSubscribed::FAILED));
         }
-        shared.hub.filters.options_changed();
+        shared.hub.subscribers.filters.options_changed();
     }
     if channel.kind() == ChannelKind::Plain && outbox.is_stored() {
         // A subscription with QoS 0 has no place in the log, and is stored with the filters.
@@ -198,7 +200,11 @@ pub(crate) async fn subscribe_with(
             _ if had_qos == Some(Qos::AtMostOnce) => None,
             _ => return ControlFlow::Continue(subscribed),
         };
-        if session.wait(pin!(shared.hub.keep_channel(&outbox, client, channel, stored))).await?.is_err() {
+        if session
+            .wait(pin!(shared.hub.subscriptions.keep_channel(&outbox, client, channel, stored)))
+            .await?
+            .is_err()
+        {
             return ControlFlow::Continue(Err(NotSubscribed::FAILED));
         }
     }
@@ -222,7 +228,8 @@ pub(crate) async fn unsubscribe(
         return ControlFlow::Continue(status);
     }
     let outbox = Arc::clone(&session.outbox);
-    let unsubscribed = session.wait(pin!(shared.hub.unsubscribe(&outbox, client, channel))).await?;
+    let unsubscribed =
+        session.wait(pin!(shared.hub.subscriptions.unsubscribe(&outbox, client, channel))).await?;
     ControlFlow::Continue(if unsubscribed.is_ok() { StatusCode::OK } else { StatusCode::SERVER_ERROR })
 }
 

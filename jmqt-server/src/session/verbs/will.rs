@@ -72,9 +72,9 @@ async fn allowed(
 /// Ends the connection that has left a will: publishes the will if its delay is 0, otherwise its delay begins. It is not due
 /// before `at_least` seconds.
 pub(crate) async fn end_will(shared: &Shared, client: &ClientId, generation: u64, node: &str, at_least: u32) {
-    shared.hub.end_will(client, generation, node, at_least).await;
+    shared.hub.wills.end(client, generation, node, at_least).await;
     loop {
-        let (due, may_be_more) = shared.hub.due_wills(Some(client), 0).await;
+        let (due, may_be_more) = shared.hub.wills.due(Some(client), 0).await;
         // Those that fail are tried again later.
         if !publish_all(shared, due).await.is_empty() || !may_be_more {
             return;
@@ -121,7 +121,7 @@ impl OverdueWills {
 /// Publishes wills that are due, of all clients. Those that fail are tried again later.
 pub(crate) async fn publish_due_wills(shared: &Shared, overdue: &mut OverdueWills) {
     for _ in 0..LOOKS {
-        let (mut due, may_be_more) = shared.hub.due_wills(None, overdue.skip).await;
+        let (mut due, may_be_more) = shared.hub.wills.due(None, overdue.skip).await;
         let (now, found) = (Instant::now(), due.len());
         due.retain(|will| !overdue.waits(will.key(), now));
         let waiting = found - due.len();
@@ -152,10 +152,10 @@ async fn publish(shared: &Shared, will: DueWill) -> Option<WillKey> {
     let key = will.key().clone();
     let client = &key.client;
     let Some(data) = allowed(shared, will.connection, client, None, &will.message).await else {
-        shared.hub.refuse_will(will).await;
+        shared.hub.wills.refuse(will).await;
         return None;
     };
-    match shared.hub.publish_will(will, data).await {
+    match shared.hub.wills.publish(will, data).await {
         Ok(()) => None,
         Err(error) => {
             tracing::debug!(target: "jmqt::session", %client, %error, "a will was not published; trying again");
