@@ -98,9 +98,7 @@ impl Api {
                 .map_err(|_| schema::refused("the body is not UTF-8", "body", "JSON in UTF-8"))?;
             (schema::read_body(text, route.body)?, body)
         };
-        if route.scope == Scope::Write {
-            tracing::info!(target: "jmqt::admin", key = holder.name, route = route.path, client = arguments.text("client"), channel = arguments.text("channel"), "an operator asks");
-        }
+        note(route, &arguments, &holder.name);
         let outcome = match idempotency_key(&parts.headers, route)? {
             Some(key) => self.do_once(operator, route, arguments, (holder.name, key, body)).await,
             None => done(operator, (route.run)(Arc::clone(operator), arguments)).await,
@@ -128,6 +126,16 @@ impl Api {
             }
         };
         done(operator, Box::pin(work)).await
+    }
+}
+
+/// Logs what an operator changes. Publishes may be many, and are no change of the server.
+fn note(route: &Route, arguments: &Arguments, key: &str) {
+    let (client, channel) = (arguments.text("client"), arguments.text("channel"));
+    if route.is_once {
+        tracing::debug!(target: "jmqt::admin", key, route = route.name, channel, "an operator publishes");
+    } else if route.scope == Scope::Write {
+        tracing::info!(target: "jmqt::admin", key, route = route.name, client, channel, "an operator asks");
     }
 }
 
