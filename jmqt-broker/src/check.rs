@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use jmqt_server::ready::{ClientIds, PasswordFile};
+use jmqt_server::ready::{CertificateName, ClientIds, IdentitySource as _};
 use jmqt_server::{BoxError, Config};
 
 use crate::backend::HttpSettings;
-use crate::settings::{LoginSettings, RuleSettings, Settings, Source};
+use crate::settings::{LoginSettings, RuleSettings, Settings, Source, open_passwords};
 
 /// Reads the configuration and all files that it names, and prints what they mean.
 pub(crate) fn run(file: &Path) -> Result<(), BoxError> {
-    let Settings { server, login, rules, http } = Settings::load(file)?;
+    let Settings { server, login, rules, http, .. } = Settings::load(file)?;
     server.check()?;
     let lines = [
         listeners(&server),
@@ -26,7 +26,92 @@ pub(crate) fn run(file: &Path) -> Result<(), BoxError> {
     for line in lines {
         println!("  {line}");
     }
+    for warning in [warnings(&server, &rules), warnings_of_files(&server, &login, &rules)?].concat() {
+        println!("warning: {warning}");
+    }
     Ok(())
+}
+
+/// What can be used and may not be meant.
+pub(crate) fn warnings(server: &Config, rules: &RuleSettings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let has_open_ports =
+        server.socket_port.or(server.websocket_port).or(server.mqtt_port).or(server.mqtt_websocket_port);
+    if !server.bind_address.is_loopback() && has_open_ports.is_some() {
+        warnings.push(
+            "other machines can connect without TLS: what they send, also passwords, can be read on the way (ENABLE_SSL, and no port \
+                without TLS)"
+                .to_owned(),
+        );
+    }
+    if *rules == RuleSettings::AllowAll {
+        warnings.push("every client may read and write everything (ACL = \"none\")".to_owned());
+    }
+    warnings
+}
+
+/// The same, of the files that the configuration names.
+fn warnings_of_files(
+    server: &Config,
+    login: &LoginSettings,
+    rules: &RuleSettings,
+) -> Result<Vec<String>, BoxError> {
+    let mut warnings = Vec::new();
+    let opened = rules.open()?;
+    let mut passwords = None;
+    for source in &login.sources {
+        if let Source::PasswordFile(file) = source {
+            let users = open_passwords(file)?;
+            if users.is_empty() {
+                let file = file.display();
+                warnings
+                    .push(format!("{file} has no user: `jmqtd passwd {file} NAME` adds one (PASSWORD_FILE)"));
+            }
+            passwords = Some(users);
+        }
+    }
+    if let (RuleSettings::File(file), Some(rules)) = (rules, opened.map(|opened| opened.rules())) {
+        let file = file.display();
+        for (line, name) in rules.unknown_names() {
+            warnings.push(format!(
+                "{file}, line {line}: {name} is text here; names are %u (the user) and %c (the client id)"
+            ));
+        }
+        let knows_all =
+            login.sources.iter().all(|source| matches!(source, Source::PasswordFile(_) | Source::Anonymous));
+        for (line, user) in rules.users().filter(|_| knows_all) {
+            if !passwords.as_ref().is_some_and(|users| users.has_user(user)) {
+                warnings.push(format!("{file}, line {line}: there is no user {user:?}"));
+            }
+        }
+    }
+    warnings.extend(secrets(server, login).filter(|path| is_public(path)).map(|path| {
+        let path = path.display();
+        format!("every user of this machine has access to {path}: chmod o-rwx {path}")
+    }));
+    Ok(warnings)
+}
+
+/// The files that only the broker should be able to read.
+fn secrets<'s>(server: &'s Config, login: &'s LoginSettings) -> impl Iterator<Item = &'s Path> {
+    let of_login = login.sources.iter().filter_map(|source| match source {
+        Source::PasswordFile(file) => Some(file.as_path()),
+        Source::Jwt(tokens) if tokens.is_secret => Some(tokens.keys.as_path()),
+        Source::Jwt(_) | Source::Certificate(_) | Source::Http | Source::Anonymous => None,
+    });
+    of_login.chain(server.ssl.as_ref().map(|ssl| ssl.key_path.as_path()))
+}
+
+#[cfg(unix)]
+fn is_public(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_public(_: &Path) -> bool {
+    false
 }
 
 fn listeners(server: &Config) -> Vec<String> {
@@ -60,12 +145,19 @@ fn logins(login: &LoginSettings, http: &HttpSettings) -> Result<Vec<String>, Box
         lines.push(match source {
             Source::Anonymous => "Who shows no credentials is logged in as an anonymous client".to_owned(),
             Source::PasswordFile(file) => {
-                let users = PasswordFile::open(file)?.len();
+                let users = open_passwords(file)?.len();
                 format!("Users with a password: {users}, from {}", file.display())
             }
             Source::Http => {
                 let backend = backend(http, http.auth_url.as_ref())?;
                 format!("Users that {backend} knows")
+            }
+            Source::Certificate(name) => {
+                let name = match name {
+                    CertificateName::Alternative => "the subject alternative name",
+                    _ => "the common name",
+                };
+                format!("Users with a certificate of their own: {name} is the user (SSL_CLIENT_CA_PATH)")
             }
             Source::Jwt(tokens) => {
                 let keys = tokens.open()?.algorithms().join(", ");
@@ -86,15 +178,17 @@ fn logins(login: &LoginSettings, http: &HttpSettings) -> Result<Vec<String>, Box
 }
 
 fn client_ids(login: &LoginSettings) -> Vec<String> {
-    let has_tokens = login.sources.iter().any(|source| matches!(source, Source::Jwt(_) | Source::Http));
+    let has_tokens =
+        login.sources.iter().any(|source| !matches!(source, Source::PasswordFile(_) | Source::Anonymous));
     let line = match login.client_ids {
         _ if login.sources == [Source::Anonymous] => "An MQTT client may have any client id",
         ClientIds::Any if has_tokens => {
-            "An MQTT client may have any client id whose part before the first colon is not in the password file: a user without a client id \
-                in its token, or in the answer of the HTTP backend, may have the client id, and so the session, of another one (CLIENT_IDS)"
+            "An MQTT client may have any client id whose part before the first colon is not in the password file and that has no session of \
+                another user: users with tokens or certificates, and those of an HTTP backend, are not known before they have one (CLIENT_IDS)"
         }
         ClientIds::Any => {
-            "An MQTT client may have any client id whose part before the first colon is not another user"
+            "An MQTT client may have any client id whose part before the first colon is not another user, and that has no session of \
+                another user"
         }
         _ => "The client id of an MQTT client is its user name, or that with a colon and more behind it",
     };

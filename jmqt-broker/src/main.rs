@@ -2,23 +2,26 @@
 //! configuration.
 //!
 //! Here: arguments, start, end. [`settings`] reads the keys that a server of `jmqt-server` does not have, [`check`] says what a
-//! configuration means, [`passwd`] changes password files, [`backend`] is a web backend that decides.
+//! configuration means, [`files`] applies what changes while the broker runs, [`passwd`] changes password files, [`backend`] is a web
+//! backend that decides.
 
 mod admin_key;
 mod backend;
 mod check;
+mod files;
 mod health;
 mod passwd;
 mod settings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use jmqt_server::ready::{Login, RulesFile};
+use jmqt_server::ready::Login;
 use jmqt_server::tokens::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, TokenIssuer, TokenSecret};
 use jmqt_server::{AllowAll, BoxError, Server, exit_code, logging};
 
+use files::Files;
 use settings::{RuleSettings, Settings};
 
 /// A JMQT and MQTT broker. Who may log in, and who may read and write what, is in its configuration.
@@ -26,7 +29,7 @@ use settings::{RuleSettings, Settings};
 #[command(
     name = "jmqtd",
     version,
-    after_help = "SIGHUP reads the configuration again, SIGTERM and SIGINT end the broker in order. Password, key and rule \
+    after_help = "SIGHUP reads all files again and says what waits for a restart, SIGTERM and SIGINT end the broker in order. Password, key and rule \
         files are read again when they change.",
     args_conflicts_with_subcommands = true
 )]
@@ -102,7 +105,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(file: PathBuf) -> Result<(), BoxError> {
-    let Settings { server: config, login, rules, http } = Settings::load(&file)?;
+    let Settings { server: config, login, rules, http, given } = Settings::load(&file)?;
     let _log = logging::init("jmqtd", &config.log)?;
     tracing::info!("Configured by {}", file.display());
     // A misspelt key would otherwise have no effect, and nobody would notice.
@@ -114,25 +117,36 @@ async fn serve(file: PathBuf) -> Result<(), BoxError> {
         tracing::warn!("The environment variable {variable} has no effect: there is no such key");
     }
     let secret = TokenSecret::load(&config)?;
-    let login: Login = login.open(&http, TokenIssuer::new(&secret))?;
+    for warning in check::warnings(&config, &rules) {
+        tracing::warn!("{warning}");
+    }
+    let mut files = Files::default();
+    let login: Login = login.open(&http, TokenIssuer::new(&secret), &mut files)?;
     let builder = Server::builder(config).validate_auth(login.clone()).validate_conn(login);
     let builder = match (&rules, rules.open()?) {
         (RuleSettings::Http, _) => {
             let backend = http.open(http.acl_url.as_deref().unwrap_or_default())?;
             builder.validate_sub(backend.clone()).validate_pub(backend)
         }
-        (_, Some(rules)) => builder.validate_sub(RulesFile::clone(&rules)).validate_pub(rules),
+        (_, Some(opened)) => {
+            files.add_rules(&rules, &opened);
+            builder.validate_sub(opened.clone()).validate_pub(opened)
+        }
         (_, None) => builder.validate_sub(AllowAll).validate_pub(AllowAll),
     };
     let builder = match &http.request_url {
         Some(url) => builder.handle_control(http.open(url)?),
         None => builder,
     };
-    let server = builder.catch_signals().reload_with(move || reread(&file)).start().await?;
-    server.run_until_signal().await?;
+    let reread = {
+        let files = files.clone();
+        move || files::reload(&file, &given, &files)
+    };
+    let server = builder.catch_signals().reload_with(reread).start().await?;
+    let handle = server.handle();
+    tokio::select! {
+        stopped = server.run_until_signal() => stopped?,
+        () = files.apply_changes(handle) => {}
+    }
     Ok(())
-}
-
-fn reread(file: &Path) -> Result<jmqt_server::Config, jmqt_server::ConfigError> {
-    Settings::load(file).map(|settings| settings.server)
 }

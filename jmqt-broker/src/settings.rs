@@ -3,16 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use jmqt_server::config::Settings as Values;
-use jmqt_server::ready::{Anonymous, ClientIds, FileError, JwtLogin, Login, PasswordFile, RulesFile};
+use jmqt_server::ready::{
+    Anonymous, CertificateLogin, CertificateName, ClientIds, FileError, JwtLogin, Login, PasswordFile,
+    RulesFile,
+};
 use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{BoxError, Config, ConfigError};
 
 use crate::backend::HttpSettings;
 
+use crate::files::Files;
+
 /// The keys, in the order of `jmqtd.conf`.
-pub(crate) const KEYS: [&str; 18] = [
+pub(crate) const KEYS: [&str; 19] = [
     "AUTH",
     "PASSWORD_FILE",
+    "CERTIFICATE_NAME",
     "JWT_KEY_FILE",
     "JWT_SECRET_FILE",
     "JWT_ISSUER",
@@ -38,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) login: LoginSettings,
     pub(crate) rules: RuleSettings,
     pub(crate) http: HttpSettings,
+    /// The keys that have values, each with a number that another value does not have.
+    pub(crate) given: Vec<(&'static str, u64)>,
 }
 
 /// Who may log in.
@@ -52,6 +60,7 @@ pub(crate) struct LoginSettings {
 pub(crate) enum Source {
     Anonymous,
     PasswordFile(PathBuf),
+    Certificate(CertificateName),
     Jwt(JwtSettings),
     /// The backend at HTTP_AUTH_URL.
     Http,
@@ -82,6 +91,7 @@ pub(crate) enum RuleSettings {
 enum Word {
     Anonymous,
     PasswordFile,
+    Certificate,
     Jwt,
     Http,
 }
@@ -93,6 +103,7 @@ impl std::str::FromStr for Word {
         match text {
             "anonymous" => Ok(Self::Anonymous),
             "password_file" => Ok(Self::PasswordFile),
+            "certificate" => Ok(Self::Certificate),
             "jwt" => Ok(Self::Jwt),
             "http" => Ok(Self::Http),
             _ => Err(()),
@@ -105,20 +116,22 @@ impl Settings {
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
         let (server, values) = Config::load_with_keys(Some(file), &KEYS)?;
         let http = HttpSettings::read(&values, server.validator_timeout);
-        let (login, rules) = (login(&values, &http), rules(&values, &http));
+        let (login, rules) = (login(&values, &server, &http), rules(&values, &http));
+        let given = values.fingerprints();
         let unknown_variables = values.finish()?;
         let mut server = server;
         server.unknown_variables = unknown_variables;
-        Ok(Self { server, login, rules, http })
+        Ok(Self { server, login, rules, http, given })
     }
 }
 
-fn login(values: &Values, http: &HttpSettings) -> LoginSettings {
-    const EXPECTED: &str = "\"password_file\", \"jwt\", \"http\" or \"anonymous\", or several of them in the order in which they are asked, such \
-        as \"password_file, anonymous\"";
+fn login(values: &Values, server: &Config, http: &HttpSettings) -> LoginSettings {
+    const EXPECTED: &str = "\"password_file\", \"certificate\", \"jwt\", \"http\" or \"anonymous\", or several of them in the order in which they \
+        are asked, such as \"password_file, anonymous\"";
     let mut words: Vec<Word> = values.list("AUTH", EXPECTED);
     if values.is_empty("AUTH") {
-        let problem = "AUTH is missing: nobody could log in; expected \"password_file\", \"jwt\", \"http\" or \"anonymous\", or several of them";
+        let problem = "AUTH is missing: nobody could log in; expected \"password_file\", \"certificate\", \"jwt\", \"http\" or \"anonymous\", or \
+            several of them";
         values.note(ConfigError::Incomplete { problem });
     }
     let named = words.len();
@@ -146,11 +159,20 @@ fn login(values: &Values, http: &HttpSettings) -> LoginSettings {
             None
         }
     };
+    let names = [("CN", CertificateName::Common), ("SAN", CertificateName::Alternative)];
+    let certificate_name = values.choice("CERTIFICATE_NAME", CertificateName::Common, &names);
+    let asks_for_certificates =
+        server.ssl.as_ref().is_some_and(|ssl| ssl.client_certificates.ca_path().is_some());
+    if words.contains(&Word::Certificate) && !asks_for_certificates {
+        let problem = "AUTH names certificate: it requires ENABLE_SSL = true, SSL_CLIENT_CERT = \"OPTIONAL\" or \"REQUIRED\", and SSL_CLIENT_CA_PATH";
+        values.note(ConfigError::Incomplete { problem });
+    }
     let (issuer, audience) = (text("JWT_ISSUER"), text("JWT_AUDIENCE"));
     let mut sources = Vec::new();
     for word in words {
         match (word, &passwords, &keys) {
             (Word::Anonymous, ..) => sources.push(Source::Anonymous),
+            (Word::Certificate, ..) => sources.push(Source::Certificate(certificate_name)),
             (Word::PasswordFile, Some(file), _) => sources.push(Source::PasswordFile(file.clone())),
             (Word::Jwt, _, Some((keys, is_secret))) => sources.push(Source::Jwt(JwtSettings {
                 keys: keys.clone(),
@@ -201,13 +223,27 @@ fn rules(values: &Values, http: &HttpSettings) -> RuleSettings {
 
 impl LoginSettings {
     /// Opens the files.
-    pub(crate) fn open(self, http: &HttpSettings, tokens: TokenIssuer) -> Result<Login, BoxError> {
+    pub(crate) fn open(
+        &self,
+        http: &HttpSettings,
+        tokens: TokenIssuer,
+        files: &mut Files,
+    ) -> Result<Login, BoxError> {
         let mut login = Login::new(tokens).client_ids(self.client_ids);
-        for source in self.sources {
+        for source in &self.sources {
             login = match source {
                 Source::Anonymous => login.ask(Anonymous),
-                Source::PasswordFile(file) => login.ask(PasswordFile::open(file)?),
-                Source::Jwt(tokens) => login.ask(tokens.open()?),
+                Source::Certificate(name) => login.ask(CertificateLogin::new(*name)),
+                Source::PasswordFile(file) => {
+                    let users = open_passwords(file)?;
+                    files.add_passwords(file, &users);
+                    login.ask(users)
+                }
+                Source::Jwt(tokens) => {
+                    let users = tokens.open()?;
+                    files.add_keys(&tokens.keys, &users);
+                    login.ask(users)
+                }
                 Source::Http => login.ask(http.open(http.auth_url.as_deref().unwrap_or_default())?),
             };
         }
@@ -215,11 +251,19 @@ impl LoginSettings {
     }
 }
 
+/// Opens the file of PASSWORD_FILE.
+pub(crate) fn open_passwords(file: &Path) -> Result<PasswordFile, FileError> {
+    PasswordFile::open(file).map_err(|error| error.of_key("PASSWORD_FILE"))
+}
+
 impl JwtSettings {
     /// Opens the file with the keys.
     pub(crate) fn open(&self) -> Result<JwtLogin, FileError> {
-        let mut login =
-            if self.is_secret { JwtLogin::open_secret(&self.keys)? } else { JwtLogin::open(&self.keys)? };
+        let opened = match self.is_secret {
+            true => JwtLogin::open_secret(&self.keys).map_err(|error| error.of_key("JWT_SECRET_FILE")),
+            false => JwtLogin::open(&self.keys).map_err(|error| error.of_key("JWT_KEY_FILE")),
+        };
+        let mut login = opened?;
         if let Some(issuer) = &self.issuer {
             login = login.issuer(issuer);
         }
@@ -235,7 +279,7 @@ impl RuleSettings {
     pub(crate) fn open(&self) -> Result<Option<RulesFile>, FileError> {
         match self {
             Self::AllowAll | Self::Http => Ok(None),
-            Self::File(file) => RulesFile::open(file).map(Some),
+            Self::File(file) => RulesFile::open(file).map(Some).map_err(|error| error.of_key("ACL_FILE")),
         }
     }
 }

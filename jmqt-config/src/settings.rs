@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::hash::{Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -82,8 +83,10 @@ impl Settings {
         let Some(path) = path else { return Self::read(keys, None, environment) };
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        // Editors of Windows write a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let origin = Origin::File { path: path.to_owned(), line: 0 };
-        Self::read(keys, Some((&origin, &text)), environment)
+        Self::read(keys, Some((&origin, text)), environment)
     }
 
     fn add_variables(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
@@ -232,6 +235,20 @@ impl Settings {
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.has_file
+    }
+
+    /// A number for each key with a value, sorted: another value has another number. To compare two
+    /// configurations without keeping their secrets.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<(&'static str, u64)> {
+        let of = |value: &Value| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            format!("{value:?}").hash(&mut hasher);
+            hasher.finish()
+        };
+        let mut all: Vec<_> = self.values.iter().map(|(key, given)| (*key, of(&given.value))).collect();
+        all.sort_unstable();
+        all
     }
 
     /// The value of a key.

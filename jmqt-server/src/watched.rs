@@ -15,10 +15,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum FileError {
     /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}{}: {source}", path.display(), named(*key))]
     Unreadable {
         /// The file.
         path: PathBuf,
+        /// The configuration key that names it, if that is known.
+        key: Option<&'static str>,
         /// The cause.
         source: io::Error,
     },
@@ -30,6 +32,21 @@ pub enum FileError {
         /// All mistakes, in the order of the file.
         problems: Vec<Problem>,
     },
+}
+
+impl FileError {
+    /// Adds the configuration key that names the file, for the message.
+    #[must_use]
+    pub fn of_key(mut self, name: &'static str) -> Self {
+        if let Self::Unreadable { key, .. } = &mut self {
+            *key = Some(name);
+        }
+        self
+    }
+}
+
+fn named(key: Option<&'static str>) -> String {
+    key.map_or_else(String::new, |key| format!(" ({key})"))
 }
 
 /// A mistake in a file.
@@ -136,7 +153,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         };
         let thread = std::thread::Builder::new().name("jmqt-files".to_owned());
         let started = thread.spawn(move || while look().is_some() {});
-        started.map_err(|source| FileError::Unreadable { path, source })?;
+        started.map_err(|source| FileError::Unreadable { path, key: None, source })?;
         Ok(watched)
     }
 
@@ -207,7 +224,11 @@ impl<T: Send + Sync + 'static> Watched<T> {
         match self.reload() {
             Ok(()) => tracing::info!(target: "jmqt::app", "{} was read again", path.display()),
             Err(error) => {
-                tracing::error!(target: "jmqt::app", "{error}\nThe content that was read before stays in force");
+                // One line of the log for each mistake.
+                for line in error.to_string().lines() {
+                    tracing::error!(target: "jmqt::app", "{line}");
+                }
+                tracing::error!(target: "jmqt::app", "The content of {} that was read before stays in force", path.display());
             }
         }
     }
@@ -215,10 +236,12 @@ impl<T: Send + Sync + 'static> Watched<T> {
 
 /// Reads a file.
 fn read<T>(path: &Path, parse: &Parse<T>) -> Result<(Stamp, T), FileError> {
-    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), key: None, source };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     let text = fs::read_to_string(path).map_err(unreadable)?;
-    let content = parse(&text).map_err(|problems| FileError::Invalid { path: path.to_owned(), problems })?;
+    // Editors of Windows write a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let content = parse(text).map_err(|problems| FileError::Invalid { path: path.to_owned(), problems })?;
     Ok((Stamp::of(&metadata), content))
 }
 

@@ -147,7 +147,8 @@ async fn clients_are_told_to_try_again_later_while_the_backend_fails() {
     }
     let lines = |text: &str| broker.program.log_lines(text).len();
     assert_eq!(lines("The HTTP backend has not answered 5 times in a row"), 2, "one for each URL");
-    assert!(lines("The HTTP backend answers again") >= 1);
+    // The line may come after the answer to the client.
+    broker.program.logged("The HTTP backend answers again");
 }
 
 #[test]

@@ -91,7 +91,101 @@ async fn any_client_id_that_is_not_that_of_a_user_is_allowed_if_the_configuratio
         assert_eq!(Client::connect(options).await.is_ok(), is_allowed, "bob as {id}");
         let mut options = broker.options("", "");
         options.client_id = id.to_owned();
+        // The session of bob may not have ended yet.
+        options.client_id = id.replace("sensor-7", "sensor-8");
         assert_eq!(Client::connect(options).await.is_ok(), id == "sensor-7", "an anonymous client as {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_stored_session_belongs_to_the_user_who_began_it_whatever_its_client_id() {
+    let folder = Folder::new(
+        "AUTH = 'password_file, anonymous'\nPASSWORD_FILE = 'users.passwd'\nACL = 'none'\nCLIENT_IDS = 'ANY'",
+    );
+    folder.add_user("alice", "secret");
+    folder.add_user("bob", "other");
+    let broker = folder.start();
+    let as_sensor = async |user: &str, password: &str, clean: bool| {
+        let mut options = broker.options(user, password);
+        (options.client_id, options.clean_start) = ("sensor-7".to_owned(), clean);
+        options.session_expiry = Duration::from_secs(600);
+        Client::connect(options).await
+    };
+    let sensor = as_sensor("alice", "secret", false).await.unwrap();
+    for clean in [false, true] {
+        for (user, password) in [("bob", "other"), ("", "")] {
+            let refused = refusal(as_sensor(user, password, clean).await);
+            assert!(refused.contains("0x87"), "{user}: {refused}");
+        }
+    }
+    drop(sensor);
+    assert!(as_sensor("bob", "other", false).await.is_err(), "also while alice is away");
+    assert!(as_sensor("alice", "secret", false).await.is_ok());
+}
+
+/// An authority, and files of it in the folder of a broker.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self(rcgen::CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// Writes `FILE.pem` and `FILE.key` for this common name.
+    fn issue(&self, folder: &Folder, file: &str, common_name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        folder.write(&format!("{file}.pem"), &certificate.pem());
+        folder.write(&format!("{file}.key"), &key.serialize_pem());
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_logs_in_the_user_that_it_names() {
+    let authority = Authority::new();
+    let folder = Folder::new(
+        "AUTH = 'certificate, password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'\n\
+         ENABLE_SSL = true\nSSL_CERT_PATH = 'server.pem'\nSSL_KEY_PATH = 'server.key'\nSSL_CLIENT_CERT = 'OPTIONAL'\n\
+         SSL_CLIENT_CA_PATH = 'ca.pem'\nSSL_MQTT_PORT = 0\nSSL_SOCKET_PORT = ''\nSSL_WEBSOCKET_PORT = ''",
+    );
+    folder.add_user("bob", "b");
+    folder.write("rules.acl", "allow all both home/%u/#\n");
+    folder.write("ca.pem", &authority.0.pem());
+    authority.issue(&folder, "server", "server");
+    for (file, name) in [("lamp", "lamp-7"), ("odd", "a:b"), ("ghost", "anonymous")] {
+        authority.issue(&folder, file, name);
+    }
+    Authority::new().issue(&folder, "forged", "lamp-7");
+    let broker = folder.start_with(3);
+    let port = broker.tls.unwrap().port();
+    let with = |file: &str, login: Option<(&str, &str)>, id: &str| {
+        let mut options = jmqt_client::mqtt::Options::url(&format!("mqtts://localhost:{port}")).unwrap();
+        options.tls.ca_path = Some(broker.folder.path("ca.pem"));
+        if !file.is_empty() {
+            options.tls.cert_path = Some(broker.folder.path(&format!("{file}.pem")));
+            options.tls.key_path = Some(broker.folder.path(&format!("{file}.key")));
+        }
+        if let Some((user, password)) = login {
+            options = options.login(user, password);
+        }
+        options.client_id = id.to_owned();
+        Client::connect(options)
+    };
+    let lamp = with("lamp", None, "").await.unwrap();
+    assert!(lamp.information().unwrap().client_id.starts_with("lamp-7:"));
+    assert!(lamp.subscribe("home/lamp-7/#", jmqt_client::mqtt::Qos::AtLeastOnce).await.is_ok());
+    assert!(lamp.subscribe("home/bob/#", jmqt_client::mqtt::Qos::AtLeastOnce).await.is_err());
+    assert!(with("lamp", None, "lamp-7:2").await.is_ok());
+    assert!(with("lamp", None, "bob").await.is_err(), "the client id of somebody else");
+    assert!(with("lamp", Some(("bob", "b")), "").await.is_ok(), "a password says who it is");
+    assert!(with("lamp", Some(("bob", "wrong")), "").await.is_err());
+    for file in ["odd", "ghost", "forged", ""] {
+        assert!(with(file, None, "").await.is_err(), "{file:?}");
     }
 }
 

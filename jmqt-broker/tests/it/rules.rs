@@ -94,6 +94,69 @@ async fn the_rules_hold_for_jmqt_clients_too() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_rule_ends_subscriptions_of_clients_that_are_connected_and_of_those_that_are_away() {
+    let broker = broker();
+    let staying = |user: &str, password: &str| {
+        let mut options = broker.options(user, password);
+        (options.client_id, options.clean_start) = (format!("{user}:1"), false);
+        options.session_expiry = Duration::from_secs(600);
+        options
+    };
+    let alice = broker.login("alice", "a").await.unwrap();
+    let bob = Client::connect(staying("bob", "b")).await.unwrap();
+    let mut inside = bob.subscribe("public/inside/#", Qos::AtLeastOnce).await.unwrap();
+    let mut own = bob.subscribe("home/bob/#", Qos::AtLeastOnce).await.unwrap();
+    let (mut jmqt, _) = broker.jmqt_client("bob", r#"{"username":"bob","password":"b"}"#);
+    jmqt.sub("public/inside/1", 1);
+    let away = Client::connect(staying("alice", "a")).await.unwrap();
+    let _ = away.subscribe("public/inside/#", Qos::AtLeastOnce).await.unwrap();
+    away.disconnect().await;
+    assert!(publish(&alice, "public/inside/1", "before").await);
+    assert_eq!(inside.next().await.unwrap().topic(), "public/inside/1");
+    jmqt.expect(r#"{"push":{"cn":"public/inside/1""#);
+
+    broker.folder.write(
+        "rules.acl",
+        "allow all both home/%u/#\nallow user alice write #\nallow all read public/outside # and no more\n",
+    );
+    broker.program.next_logged("Applied changed users and rules");
+    assert!(publish(&alice, "public/inside/1", "after").await);
+    assert!(publish(&bob, "home/bob/x", "own").await);
+    assert_eq!(own.next().await.unwrap().topic(), "home/bob/x");
+    assert!(futures_util::poll!(Box::pin(inside.next())).is_pending(), "nothing came before that");
+    jmqt.expect_nothing();
+    // The messages that waited are not delivered either.
+    let back = Client::connect(staying("alice", "a")).await.unwrap();
+    assert!(back.information().unwrap().session_present);
+    let mut own = back.subscribe("home/alice/#", Qos::AtLeastOnce).await.unwrap();
+    assert!(publish(&back, "home/alice/y", "own").await);
+    assert_eq!(own.next().await.unwrap().topic(), "home/alice/y");
+    assert_eq!(back.unclaimed_messages(), 0);
+}
+
+#[tokio::test]
+async fn a_user_who_was_removed_or_has_another_password_is_disconnected_and_told_why() {
+    let broker = broker();
+    let (mut alice, _) = broker.jmqt_client("alice", r#"{"username":"alice","password":"a"}"#);
+    let (mut bob, _) = broker.jmqt_client("bob", r#"{"username":"bob","password":"b"}"#);
+    broker.folder.add_user("carol", "c");
+    let (mut carol, _) = loop {
+        // As soon as the file was read again.
+        if broker.login("carol", "c").await.is_ok() {
+            break broker.jmqt_client("carol", r#"{"username":"carol","password":"c"}"#);
+        }
+    };
+    assert!(broker.folder.run(&["passwd", "--delete", "users.passwd", "bob"]).status.success());
+    broker.folder.add_user("carol", "changed");
+    let told = r#"{"disconn":{"st":4007,"mg":"the login is not valid any more"}}"#;
+    for client in [&mut bob, &mut carol] {
+        client.expect_exactly(told);
+        client.expect_end();
+    }
+    alice.expect_nothing();
+}
+
+#[tokio::test]
 async fn changed_rules_count_for_clients_that_are_connected() {
     let broker = broker();
     let bob = broker.login("bob", "b").await.unwrap();

@@ -18,6 +18,8 @@ pub(crate) struct Broker {
     pub(crate) program: Program,
     pub(crate) jmqt: SocketAddr,
     pub(crate) mqtt: SocketAddr,
+    /// Of MQTT over TLS, if the configuration has a port for it.
+    pub(crate) tls: Option<SocketAddr>,
 }
 
 /// The folder of a broker, with its files.
@@ -71,7 +73,7 @@ impl Folder {
         self.command().args(arguments).envs(variables).stdin(Stdio::null()).output().unwrap()
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = test_support::command(env!("CARGO_BIN_EXE_jmqtd"));
         command.current_dir(self.0.path());
         command
@@ -84,19 +86,20 @@ impl Folder {
     /// Starts a broker with so many listeners.
     pub(crate) fn start_with(self, listeners: usize) -> Broker {
         let program = Program::start(self.command().stdin(Stdio::null()).stdout(Stdio::null()));
-        let mut addresses = [None, None];
+        let mut addresses = [None, None, None];
         for _ in 0..listeners {
             let line = program.next_logged("Listening on ");
             let mut words = line.split_whitespace().rev();
             let address = words.next().unwrap().parse().unwrap();
             match words.next().unwrap() {
                 "mqtt" => addresses[1] = Some(address),
+                "mqtts" => addresses[2] = Some(address),
                 "tcp" => addresses[0] = Some(address),
                 _ => {}
             }
         }
-        let [jmqt, mqtt] = addresses.map(Option::unwrap);
-        Broker { folder: self, program, jmqt, mqtt }
+        let [jmqt, mqtt, tls] = addresses;
+        Broker { folder: self, program, jmqt: jmqt.unwrap(), mqtt: mqtt.unwrap(), tls }
     }
 }
 

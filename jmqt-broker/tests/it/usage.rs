@@ -60,6 +60,82 @@ fn every_mistake_of_a_configuration_is_named_and_nothing_starts() {
 }
 
 #[test]
+fn check_warns_of_what_may_not_be_meant() {
+    let folder = Folder::new(
+        "AUTH = 'password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'",
+    );
+    folder.write("users.passwd", "# nobody\n");
+    folder.write("rules.acl", "\u{feff}allow user bob read a/%d/%23 # the device\nallow all read %u/%c\n");
+    let warned = |name: &str, value: &str| {
+        let mut command = folder.command();
+        let output = command.arg("--check").env(name, value).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let said = text(&output);
+        said.lines().filter_map(|line| line.strip_prefix("warning: ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let warnings = warned("JMQT_BIND_ADDRESS", "0.0.0.0");
+    let expected = [
+        "other machines can connect without TLS",
+        "users.passwd has no user: `jmqtd passwd users.passwd NAME` adds one (PASSWORD_FILE)",
+        "rules.acl, line 1: %d is text here; names are %u (the user) and %c (the client id)",
+        "rules.acl, line 1: there is no user \"bob\"",
+        "every user of this machine has access to users.passwd: chmod o-rwx users.passwd",
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+    for (warning, expected) in warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{warning}");
+    }
+    std::fs::remove_file(folder.path("users.passwd")).unwrap();
+    folder.add_user("bob", "b");
+    folder.write("rules.acl", "allow user bob read a\n");
+    assert_eq!(warned("JMQT_ACL", "none"), ["every client may read and write everything (ACL = \"none\")"]);
+    assert!(warned("JMQT_ACL", "file").is_empty());
+}
+
+#[test]
+fn a_missing_file_is_named_with_the_key_that_asks_for_it() {
+    let folder = Folder::new("AUTH = 'password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'none'");
+    for arguments in [&["--check"][..], &[]] {
+        let output = folder.run(arguments);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("cannot read users.passwd (PASSWORD_FILE): "), "{said}");
+    }
+    let folder = Folder::new("AUTH = 'certificate'\nACL = 'none'");
+    let said = text(&folder.run(&["--check"]));
+    assert!(said.contains("AUTH names certificate: it requires ENABLE_SSL"), "{said}");
+}
+
+#[test]
+fn sighup_reads_the_files_and_says_what_waits_for_a_restart() {
+    let folder = Folder::new(
+        "AUTH = 'password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'",
+    );
+    folder.write("users.passwd", "");
+    folder.write("rules.acl", "allow all read a\n");
+    let broker = folder.start();
+    let (program, folder) = (&broker.program, &broker.folder);
+    program.signal("HUP");
+    for line in ["users.passwd was read again", "rules.acl was read again", "is as it was at the start"] {
+        program.next_logged(line);
+    }
+    let configuration = std::fs::read_to_string(folder.path("jmqtd.conf")).unwrap();
+    let more = "MAX_CONNECTIONS = 7\nCLIENT_IDS = 'ANY'\nREDIS_PASSWORD = 'canary-of-redis'\n";
+    folder.write("jmqtd.conf", &format!("\u{feff}{configuration}{more}"));
+    folder.write("rules.acl", "allow all reed a\nallow all read a\nallow al read a\n");
+    program.signal("HUP");
+    let lines = ["rules.acl, line 1: ", "rules.acl, line 3: ", "stays in force"];
+    for line in lines
+        .iter()
+        .chain(&["In force now: MAX_CONNECTIONS", "Waits for a restart: CLIENT_IDS, REDIS_PASSWORD"])
+    {
+        let logged = program.next_logged(line);
+        assert!(!logged.contains("\\n"), "{logged}");
+    }
+    assert!(!program.log_lines("").concat().contains("canary"), "values are not logged");
+}
+
+#[test]
 fn a_file_with_a_mistake_stops_the_start_with_the_line() {
     let folder = Folder::new(
         "AUTH = 'password_file'\nPASSWORD_FILE = 'users.passwd'\nACL = 'file'\nACL_FILE = 'rules.acl'",

@@ -229,7 +229,7 @@ pub fn add_key(path: &Path, name: &str, scope: Scope) -> Result<String, KeyError
 /// The file cannot be read, or has mistakes.
 pub fn count_keys(path: &Path) -> Result<usize, FileError> {
     let text = fs::read_to_string(path);
-    let text = text.map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
+    let text = text.map_err(|source| FileError::Unreadable { path: path.to_owned(), key: None, source })?;
     let entries = parse(&text).map_err(|problems| FileError::Invalid { path: path.to_owned(), problems })?;
     Ok(entries.len())
 }
@@ -256,7 +256,7 @@ fn read(path: &Path) -> Result<String, KeyError> {
             Err(problems) => Err(FileError::Invalid { path: path.to_owned(), problems }.into()),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(FileError::Unreadable { path: path.to_owned(), source }.into()),
+        Err(source) => Err(FileError::Unreadable { path: path.to_owned(), key: None, source }.into()),
     }
 }
 

@@ -131,7 +131,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// Whether the client shows nothing.
+    /// Whether the client shows nothing, beside a certificate.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.user.is_none() && self.password.is_none() && self.token.is_none()

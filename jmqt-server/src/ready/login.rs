@@ -35,8 +35,9 @@ pub enum ClientIds {
     /// `anonymous:` and more. Where all clients are anonymous, each may have any client id.
     #[default]
     Own,
-    /// Every client id whose part before the first `:` is not the name of another user. Users with tokens are not known before they
-    /// log in: with them, use this only if the tokens have the claim `client_id`.
+    /// Every client id whose part before the first `:` is not the name of another user. Users with tokens or certificates are not
+    /// known before they log in. A session belongs to the user who began it, so nobody else gets its messages; but until a
+    /// user has a session, another one may take the client id.
     Any,
 }
 

@@ -23,6 +23,7 @@
 //! ```
 
 mod anonymous;
+mod certificate;
 mod gate;
 mod grants;
 #[cfg(feature = "ready-http")]
@@ -33,11 +34,13 @@ mod login;
 mod password_file;
 mod rules;
 mod rules_file;
+mod turns;
 mod unavailable;
 mod wrappers;
 
 pub use crate::watched::{FileError, Problem};
 pub use anonymous::Anonymous;
+pub use certificate::{CertificateLogin, CertificateName};
 #[cfg(feature = "ready-http")]
 pub use http::{HttpBackend, HttpBuilder, HttpCounters, HttpError};
 pub use identity::{Answer, Credentials, Identity, IdentitySource};

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +14,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jmqt_core::ClientId;
 use ring::{digest, hmac, pbkdf2};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::identity::{Answer, Credentials, Identity, IdentitySource};
+use super::turns::{Crowded, Turns};
+use super::unavailable::Unavailable;
+use crate::log_limit::log_limited;
 use crate::validators::BoxError;
 use crate::watched::{FileError, Problem, Watched, warn_if_public};
 
@@ -45,12 +48,13 @@ const MOST_COST: [(&str, u32); 3] = [("m", 1 << 20), ("t", 100), ("p", 64)];
 /// session, once it is validated again ([`ServerHandle::revalidate`](crate::ServerHandle::revalidate)).
 ///
 /// To check a password takes a core for a while, and 19 MiB of memory, which is the purpose of such hashes. At most as many are
-/// checked at once as there are cores. A password that was right is remembered, as a keyed hash in memory, so that devices that
+/// checked at once as there are cores, of the addresses of clients in turn: who sends very many wrong ones delays the logins of
+/// others by one check at most. A password that was right is remembered, as a keyed hash in memory, so that devices that
 /// reconnect do not wait.
 #[derive(Clone)]
 pub struct PasswordFile {
     users: Watched<Users>,
-    checks: Arc<Semaphore>,
+    checks: Turns,
     remembered: Arc<Remembered>,
 }
 
@@ -106,7 +110,7 @@ impl PasswordFile {
         warn_if_public(&path);
         let users = Watched::open(path, parse)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { users, checks: Arc::new(Semaphore::new(cores)), remembered: Arc::default() })
+        Ok(Self { users, checks: Turns::new(cores), remembered: Arc::default() })
     }
 
     /// Reads the file now. It is read by itself within three seconds after it has changed.
@@ -158,16 +162,27 @@ impl PasswordFile {
         if was_there { Ok(()) } else { Err(EditError::NoSuchUser(user.to_owned())) }
     }
 
-    /// Whether this is the password of this hash. Waits for its turn.
-    async fn check(&self, hash: Box<str>, password: &[u8]) -> Result<bool, BoxError> {
+    /// Whether this is the password of this hash. Waits for a turn of this address; an error says that too many wait.
+    async fn check(
+        &self,
+        hash: Box<str>,
+        password: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<bool, BoxError> {
         if self.remembered.contains(&hash, password) {
             return Ok(true);
         }
         let password = Zeroizing::new(password.to_vec());
-        let permit = Arc::clone(&self.checks).acquire_owned().await?;
+        let turn = match self.checks.take(address).await {
+            Ok(turn) => turn,
+            Err(Crowded) => {
+                log_limited!(warn, target: "jmqt::app", ?address, "refused a login: too many passwords wait to be checked");
+                return Err(Unavailable::because("too many passwords wait to be checked").into());
+            }
+        };
         let remembered = Arc::clone(&self.remembered);
         let checking = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             let is_right = is_password(&hash, &password);
             if is_right {
                 remembered.insert(&hash, &password);
@@ -184,12 +199,13 @@ impl IdentitySource for PasswordFile {
         let (Some(user), Some(password)) = (credentials.user, credentials.password) else {
             return Ok(Answer::NotMine);
         };
+        let address = credentials.connection.map(|connection| connection.remote.ip());
         let Some(hash) = self.users.get().get(user).cloned() else {
             // As long as for a user, so that nobody finds out by the time which names are those of users.
-            self.check(NOBODY.into(), password).await?;
+            self.check(NOBODY.into(), password, address).await?;
             return Ok(Answer::NotMine);
         };
-        Ok(match self.check(hash.clone(), password).await? {
+        Ok(match self.check(hash.clone(), password, address).await? {
             true => Answer::Known(identity(user, &hash)),
             false => Answer::Refused("wrong password".to_owned()),
         })

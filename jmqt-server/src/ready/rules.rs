@@ -2,6 +2,7 @@
 
 mod parse;
 mod pattern;
+mod set;
 mod tree;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use ring::digest;
 
 use crate::watched::Problem;
 use pattern::{Expanded, Pattern};
+use set::RuleSet;
 use tree::Tree;
 
 /// A filter for which more pairs of rules would have to be compared is not allowed.
@@ -70,9 +72,10 @@ pub struct Rules {
     rules: Vec<Rule>,
     tree: Tree,
     /// The rules whose pattern begins with this text.
-    by_first: HashMap<Box<str>, Vec<usize>>,
+    by_first: HashMap<Box<str>, RuleSet>,
     /// The rules whose pattern begins with a wildcard or a name.
-    by_any: Vec<usize>,
+    by_any: RuleSet,
+    all: RuleSet,
     /// Of the rules.
     digest: [u8; 32],
 }
@@ -84,6 +87,8 @@ pub struct InvalidRules(pub Vec<Problem>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
+    /// In the text, from 1; 0 if there is none.
+    line: usize,
     allows: bool,
     who: Who,
     reads: bool,
@@ -135,7 +140,7 @@ impl Rule {
 }
 
 impl Rules {
-    /// Reads rules, one a line. Empty lines, and lines that begin with `#`, are left out.
+    /// Reads rules, one a line. Empty lines, lines that begin with `#`, and what follows ` #` behind a pattern, are left out.
     ///
     /// # Errors
     /// [`InvalidRules`] names every mistake with its line.
@@ -156,7 +161,7 @@ impl Rules {
         for (pattern, reads) in read.chain(write.into_iter().map(|pattern| (pattern, false))) {
             match Pattern::parse(pattern) {
                 Ok(pattern) => {
-                    rules.push(Rule { allows: true, who: Who::All, reads, writes: !reads, pattern });
+                    rules.push(Rule { line: 0, allows: true, who: Who::All, reads, writes: !reads, pattern });
                 }
                 Err(problem) => problems.push(Problem::of_file(problem)),
             }
@@ -165,18 +170,19 @@ impl Rules {
     }
 
     fn new(rules: Vec<Rule>) -> Self {
-        let (mut tree, mut by_any) = (Tree::default(), Vec::new());
-        let mut by_first: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+        let (mut tree, mut by_any, mut all) = (Tree::default(), RuleSet::default(), RuleSet::default());
+        let mut by_first: HashMap<Box<str>, RuleSet> = HashMap::new();
         for (index, rule) in rules.iter().enumerate() {
-            tree.insert(&rule.pattern, index);
+            tree.insert(&rule.pattern, &rule.who, index);
+            all.insert(&rule.who, index);
             match rule.pattern.first_text() {
-                Some(text) => by_first.entry(text.into()).or_default().push(index),
-                None => by_any.push(index),
+                Some(text) => by_first.entry(text.into()).or_default().insert(&rule.who, index),
+                None => by_any.insert(&rule.who, index),
             }
         }
         let digest = digest::digest(&digest::SHA256, format!("{rules:?}").as_bytes());
         let digest = digest.as_ref().try_into().unwrap_or_default();
-        Self { rules, tree, by_first, by_any, digest }
+        Self { rules, tree, by_first, by_any, all, digest }
     }
 
     /// A digest of the rules: other rules have another one.
@@ -188,6 +194,20 @@ impl Rules {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.rules.len()
+    }
+
+    /// The users whom rules name, each with the line of the rule.
+    pub fn users(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.rules.iter().filter_map(|rule| match &rule.who {
+            Who::User(user) => Some((rule.line, &**user)),
+            _ => None,
+        })
+    }
+
+    /// What looks like a name in a pattern, and is text: `%d`, for example, where only `%u` and `%c` are names. Each with the line
+    /// of the rule.
+    pub fn unknown_names(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.rules.iter().filter_map(|rule| Some((rule.line, rule.pattern.unknown_name()?)))
     }
 
     /// Whether there is no rule, so that everything is denied.
@@ -256,10 +276,10 @@ impl Rules {
         };
         match filter.split('/').next() {
             Some(first) if !matches!(first, "+" | "#") => {
-                let same = self.by_first.get(first).into_iter().flatten();
-                same.chain(&self.by_any).filter_map(|index| of(&self.rules[*index])).collect()
+                let same = self.by_first.get(first).into_iter().flat_map(|rules| rules.of(asker));
+                same.chain(self.by_any.of(asker)).filter_map(|index| of(&self.rules[index])).collect()
             }
-            _ => self.rules.iter().filter_map(of).collect(),
+            _ => self.all.of(asker).filter_map(|index| of(&self.rules[index])).collect(),
         }
     }
 }

@@ -92,6 +92,14 @@ impl JwtLogin {
         Ok(Self { keys, issuer: None, audience: None })
     }
 
+    /// Reads the file now. It is read by itself within three seconds after it has changed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the keys that were read before stay.
+    pub fn reload(&self) -> Result<(), FileError> {
+        self.keys.reload()
+    }
+
     /// Refuses tokens whose `iss` is another.
     #[must_use]
     pub fn issuer(mut self, issuer: &str) -> Self {

@@ -13,7 +13,7 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
             continue;
         }
         match rule(line) {
-            Ok(rule) => rules.push(rule),
+            Ok(rule) => rules.push(Rule { line: index + 1, ..rule }),
             Err(problem) => problems.push(Problem::in_line(index + 1, problem)),
         }
     }
@@ -41,11 +41,22 @@ fn rule(line: &str) -> Result<Rule, String> {
         Some("both") => (true, true),
         other => return Err(unexpected("`read`, `write` or `both`", other)),
     };
-    let pattern = match words.0.trim() {
+    let pattern = match without_comment(words.0.trim()) {
         "" => return Err("expected a pattern, such as news/#, at the end of the line".to_owned()),
         pattern => Pattern::parse(pattern)?,
     };
-    Ok(Rule { allows, who, reads, writes, pattern })
+    Ok(Rule { line: 0, allows, who, reads, writes, pattern })
+}
+
+/// The pattern before a comment. A `#` behind space is none of a pattern, in which `#` is a whole level.
+fn without_comment(pattern: &str) -> &str {
+    let mut before = ' ';
+    let comment = pattern.char_indices().find(|&(index, character)| {
+        let is_comment = index > 0 && character == '#' && before.is_whitespace();
+        before = character;
+        is_comment
+    });
+    comment.map_or(pattern, |(index, _)| pattern[..index].trim_end())
 }
 
 fn unexpected(expected: &str, found: Option<&str>) -> String {

@@ -44,6 +44,19 @@ impl Pattern {
         self.levels().next().filter(|level| !matches!(*level, "+" | "#") && !is_template(level))
     }
 
+    /// The first `%` with a letter that is neither a name nor an escape such as `%23`.
+    pub(super) fn unknown_name(&self) -> Option<&str> {
+        let mut places = self.text.match_indices('%').map(|(index, _)| index);
+        let index = places.find(|index| {
+            let behind = self.text[index + 1..].as_bytes();
+            let is_escape = behind.len() > 1 && behind[..2].iter().all(u8::is_ascii_hexdigit);
+            behind.first().is_some_and(u8::is_ascii_alphabetic)
+                && !is_escape
+                && !matches!(behind[0], b'u' | b'c')
+        })?;
+        Some(&self.text[index..index + 2])
+    }
+
     /// The levels as they are written.
     pub(super) fn levels(&self) -> impl Iterator<Item = &str> {
         self.text.split('/')

@@ -160,6 +160,55 @@ fn a_name_with_space_is_in_quotes_and_a_pattern_may_have_space() {
     assert!(may_read(&rules, "a b", "my room/1") && !may_read(&rules, "a", "my room/1"));
 }
 
+#[test]
+fn a_comment_may_follow_a_pattern() {
+    let rules = rules(
+        "allow all read news/# # everybody\nallow all read #\t#all\nallow user u read my room # and more # x\n",
+    );
+    assert_eq!(rules.len(), 3);
+    assert!(may_read(&rules, "u", "news/a") && may_read(&rules, "v", "x") && may_filter(&rules, "u", "#"));
+    assert!(rules.rules.iter().any(|rule| rule.pattern == Pattern::parse("my room").unwrap()), "{rules:?}");
+    assert!(Rules::parse("allow all read news/#more").is_err());
+}
+
+#[test]
+fn users_and_what_looks_like_a_name_are_listed_with_their_lines() {
+    let rules = rules(
+        "allow all read a%23b/%u/%c\n\nallow user bob read x/%d/%zz\ndeny user \"a b\" read 100%/%2B\n",
+    );
+    assert_eq!(rules.users().collect::<Vec<_>>(), [(3, "bob"), (4, "a b")]);
+    assert_eq!(rules.unknown_names().collect::<Vec<_>>(), [(3, "%d")]);
+}
+
+#[test]
+fn ten_thousand_rules_are_decided_without_looking_at_each() {
+    let count = 10_000;
+    for line in [
+        |n| format!("allow user u{n} both devices/u{n}/#\n"),
+        |n| format!("allow user u{n} both news/#\nallow client c{n} read news/x\n"),
+        |n| format!("allow all both dev-{n}-%c/in\nallow all both %u-{n}/#\n"),
+    ] {
+        let rules = rules(&(0..count).map(line).collect::<String>());
+        let start = std::time::Instant::now();
+        for n in 0..count {
+            let (user, client) = (format!("u{n}"), ClientId::parse(&format!("c{n}")).unwrap());
+            let may = |access, channel: &str| {
+                rules.allow(Some(&user), &client, access, &ChannelName::parse(channel).unwrap())
+            };
+            assert!(!may(Access::Read, "devices/other/x") && !may(Access::Write, "dev-7-c/in"));
+            let channels = [format!("devices/u{n}/x"), "news/y".to_owned(), format!("dev-7-c{n}/in")];
+            assert!(channels.iter().any(|channel| may(Access::Write, channel)), "{n}");
+            let filters = [format!("devices/u{n}/+"), "news/#".to_owned(), format!("u{n}-7/#")];
+            // Templates at the beginning are tried one by one.
+            if n < 20 {
+                assert!(filters.iter().any(|filter| rules.allow_filter(Some(&user), &client, filter)), "{n}");
+            }
+        }
+        // To compare 40,000 topics with 10,000 rules each would take minutes in this build.
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    }
+}
+
 /// A pattern or filter of up to three levels.
 fn patterns() -> impl Strategy<Value = String> {
     let level = prop_oneof![Just("a"), Just("b"), Just("%u"), Just("+"), Just("$x")];
@@ -167,6 +216,33 @@ fn patterns() -> impl Strategy<Value = String> {
         let path = levels.join("/");
         if rest { format!("{path}/#") } else { path }
     })
+}
+
+#[test]
+fn many_templates_are_found_as_by_trying_each() {
+    let (ends, names) = (["", "a", "aa", "ab", "b", "é", "%", "-"], ["a", "aa", "ab", "aab", "b", "%"]);
+    let with = |prefix: &str, name: &str, suffix: &str| format!("{prefix}{name}{suffix}");
+    let all = |names: &[&str]| -> Vec<String> {
+        let each = ends.iter().flat_map(|prefix| names.iter().map(move |name| (prefix, name)));
+        each.flat_map(|(prefix, name)| ends.iter().map(move |suffix| with(prefix, name, suffix))).collect()
+    };
+    let line = |(index, pattern): (usize, String)| {
+        let verb = if index % 3 == 0 { "deny" } else { "allow" };
+        format!("{verb} all read {pattern}/x\n{verb} all read y/{pattern}\n")
+    };
+    let templates = all(&["%u", "%c", "%u%c", "%c-%c"]).into_iter().enumerate();
+    let rules = rules(&templates.map(line).collect::<String>());
+    let levels = all(&names);
+    for (user, client) in [("a", "aa"), ("ab", "b"), ("aab", "a"), ("", "aab"), ("%", "a")] {
+        let asker = Asker { user: named(user), client };
+        for topic in levels.iter().step_by(7).flat_map(|level| [format!("{level}/x"), format!("y/{level}")]) {
+            assert_eq!(
+                rules.allow_topic(asker, Access::Read, &topic),
+                slowly(&rules, asker, &topic),
+                "{topic} for {user} {client}"
+            );
+        }
+    }
 }
 
 /// Text of some rules.

@@ -11,8 +11,8 @@ use ring::hmac;
 use super::single_flight::{Answers, Asked};
 use crate::ready::{Answer, Credentials, Identity, IdentitySource};
 use crate::validators::{
-    BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SessionData, SubRequest, SubValidator,
-    UnsubRequest, UnsubValidator, Verdict,
+    BoxError, FilterRequest, PubRequest, PubValidator, PubVerdict, SessionData, SessionRequest, SubRequest,
+    SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// How long answers count, and how many are kept.
@@ -187,6 +187,10 @@ impl<T: SubValidator> SubValidator for Cached<T> {
             group: request.group,
         };
         self.verdict(key, || self.inner.validate_filter(request)).await
+    }
+
+    fn revision(&self, request: &SessionRequest<'_>) -> Option<u64> {
+        self.inner.revision(request)
     }
 }
 

@@ -68,14 +68,36 @@ macro_rules! guarded {
     ($wrapper:ident) => {
         crate::ready::wrappers::guarded! { $wrapper:
             AuthValidator { validate_auth(AuthRequest) -> crate::validators::AuthVerdict; }
-            ConnValidator { validate_conn(ConnRequest) -> crate::validators::ConnVerdict; }
-            SubValidator {
-                validate_sub(SubRequest) -> crate::validators::Verdict;
-                validate_filter(FilterRequest) -> crate::validators::Verdict;
+            ConnValidator {
+                validate_conn(ConnRequest) -> crate::validators::ConnVerdict;
+                validate_again(SessionRequest) -> crate::validators::Verdict;
             }
             PubValidator { validate_pub(PubRequest) -> crate::validators::PubVerdict; }
             UnsubValidator { validate_unsub(UnsubRequest) -> crate::validators::Verdict; }
             ControlHandler { handle_control(ControlRequest) -> crate::validators::ControlReply; }
+        }
+
+        #[async_trait::async_trait]
+        impl<T: crate::validators::SubValidator> crate::validators::SubValidator for $wrapper<T> {
+            async fn validate_sub(
+                &self,
+                request: &crate::validators::SubRequest<'_>,
+            ) -> Result<crate::validators::Verdict, crate::validators::BoxError> {
+                let guarded = self.guard(self.inner.validate_sub(request)).await;
+                guarded.unwrap_or_else(|| Ok(super::Later::later()))
+            }
+
+            async fn validate_filter(
+                &self,
+                request: &crate::validators::FilterRequest<'_>,
+            ) -> Result<crate::validators::Verdict, crate::validators::BoxError> {
+                let guarded = self.guard(self.inner.validate_filter(request)).await;
+                guarded.unwrap_or_else(|| Ok(super::Later::later()))
+            }
+
+            fn revision(&self, request: &crate::validators::SessionRequest<'_>) -> Option<u64> {
+                self.inner.revision(request)
+            }
         }
 
         #[async_trait::async_trait]
@@ -95,6 +117,16 @@ macro_rules! guarded {
                 user: &str,
             ) -> Result<Option<crate::ready::Identity>, crate::validators::BoxError> {
                 match self.guard(self.inner.restore(user)).await {
+                    Some(answer) => answer,
+                    None => Err(crate::ready::Unavailable::because(Self::REASON).into()),
+                }
+            }
+
+            async fn is_current(
+                &self,
+                identity: &crate::ready::Identity,
+            ) -> Result<bool, crate::validators::BoxError> {
+                match self.guard(self.inner.is_current(identity)).await {
                     Some(answer) => answer,
                     None => Err(crate::ready::Unavailable::because(Self::REASON).into()),
                 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use jmqt_core::{ChannelKind, ChannelName, ClientId, DisconnectCode, Persistence};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, DisconnectCode, Persistence, StatusCode};
 
 use super::status_of;
 use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
@@ -13,7 +13,7 @@ use crate::disconnect::Disconnect;
 use crate::hub::{Revalidated, filter_behind};
 use crate::session::Session;
 use crate::store::MUST_CHECK;
-use crate::validators::{Attached, FilterRequest, SessionRequest, SubRequest, Verdict, asking};
+use crate::validators::{Attached, FilterRequest, SessionRequest, SubRequest, asking};
 
 /// The number of subscriptions after which the loop yields.
 const SUBSCRIPTIONS_PER_TURN: usize = 64;
@@ -46,8 +46,9 @@ pub(crate) async fn revalidate(shared: &Shared, session: &mut Session) -> Flow {
     let request = SessionRequest::new(session.info, &client, &shared.handle, of_session);
     let question = asking(|| shared.validators.conn.validate_again(&request));
     let verdict = session.ask("conn validator", question).await?;
-    let has_failed = verdict.is_none();
-    if matches!(verdict, Some(Verdict::Refuse(_))) {
+    let status = status_of(session, "conn validator", verdict);
+    let has_failed = status == StatusCode::SERVER_ERROR;
+    if !status.is_ok() && !has_failed {
         shared.hub.counters.sessions_refused.increment();
         tracing::info!(target: "jmqt::session", %client, remote = %session.info.remote, "closing a session: the application does not accept its client any more");
         let closed = Revalidated { sessions: 1, closed: 1, ..Revalidated::default() };
@@ -179,8 +180,9 @@ async fn is_allowed(
             session.ask("sub validator", asking(|| shared.validators.sub.validate_sub(&request))).await?
         }
     };
-    if verdict.is_none() {
-        return ControlFlow::Continue(None);
-    }
-    ControlFlow::Continue(Some(status_of(session, "sub validator", verdict).is_ok()))
+    ControlFlow::Continue(match status_of(session, "sub validator", verdict) {
+        // No decision, but an answer of a validator that cannot decide now.
+        StatusCode::SERVER_ERROR => None,
+        status => Some(status.is_ok()),
+    })
 }
