@@ -234,7 +234,7 @@ fn trc_shows_packets_and_refusals_without_their_data() {
     server.logged(r#" TRC : received pub cn="news" q=1 rt=0 id="7" dt_bytes=9"#);
     server.logged(r#" TRC : sent pubAck st=1 id="7""#);
     server.logged(" TRC : sent push");
-    server.logged(" DBG : refused: sub");
+    server.logged(" INF : refused: sub");
     assert_eq!(server.log_lines("hunter2"), [""; 0]);
     assert_eq!(server.log_lines(&token), [""; 0]);
 }
