@@ -110,6 +110,11 @@ pub struct Config {
     /// The most takeovers per second of the sessions of one client, on one node, with bursts of five. Beyond that, the
     /// server answers `conn` with SERVER_ERROR and closes the connection. `None` for no limit, default 1.
     pub max_takeovers_per_second: Option<u32>,
+    /// The most packets per second that one client may send, with bursts of a second. A client that sends more is read from more
+    /// slowly, and disconnected if it would have to wait for more than ten seconds. `None` for no limit, the default.
+    pub max_packets_per_second_per_client: Option<u32>,
+    /// The most bytes per second that one client may send, by the same rule. `None` for no limit, the default.
+    pub max_bytes_per_second_per_client: Option<u32>,
     /// The most bytes in the outbound queue of one client. At least twice `max_packet_bytes`, default
     /// 8 MiB.
     pub outbound_queue_bytes: usize,
@@ -276,6 +281,14 @@ impl Config {
             max_connections_per_address: limit(settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
             max_connects_per_address_per_second: limit(settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),
             max_takeovers_per_second: limit(settings, "MAX_TAKEOVERS_PER_SECOND", 1),
+            max_packets_per_second_per_client: limit(settings, "MAX_PACKETS_PER_SECOND_PER_CLIENT", 0),
+            max_bytes_per_second_per_client: Some(settings.integer(
+                "MAX_BYTES_PER_SECOND_PER_CLIENT",
+                0,
+                0..=u64::from(u32::MAX),
+            ))
+            .and_then(|bytes| u32::try_from(bytes).ok())
+            .filter(|bytes| *bytes > 0),
             outbound_queue_bytes: outbound_queue_bytes(settings, max_packet_bytes),
             max_subscriptions_per_client: settings.size(
                 "MAX_SUBSCRIPTIONS_PER_CLIENT",

@@ -62,6 +62,9 @@ pub(crate) struct Limits {
     pub(crate) validator_timeout: Duration,
     pub(crate) drain: Duration,
     pub(crate) takeovers_per_second: Option<u32>,
+    /// MAX_PACKETS_PER_SECOND_PER_CLIENT and MAX_BYTES_PER_SECOND_PER_CLIENT.
+    pub(crate) packets_per_second: Option<u32>,
+    pub(crate) bytes_per_second: Option<u32>,
     /// SESSION_EXPIRY_SECONDS; the largest number if sessions never expire.
     pub(crate) session_expiry_seconds: u32,
 }
@@ -86,6 +89,8 @@ impl Limits {
             validator_timeout: config.validator_timeout,
             drain: config.drain,
             takeovers_per_second: config.max_takeovers_per_second,
+            packets_per_second: config.max_packets_per_second_per_client,
+            bytes_per_second: config.max_bytes_per_second_per_client,
             session_expiry_seconds: config
                 .session_expiry
                 .map_or(u32::MAX, |expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),

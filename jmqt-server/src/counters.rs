@@ -75,6 +75,11 @@ counters! {
     sessions_closed,
     /// `conn` packets refused because the client's sessions were taken over more often than MAX_TAKEOVERS_PER_SECOND.
     takeovers_refused,
+    /// Reads after which a client had to wait, because it sends more than MAX_PACKETS_PER_SECOND_PER_CLIENT or
+    /// MAX_BYTES_PER_SECOND_PER_CLIENT.
+    senders_slowed,
+    /// Connections closed because the client would have had to wait for more than ten seconds.
+    senders_disconnected,
     /// Connections closed because five `auth` and `conn` packets were refused on them, or 20 `auth` were sent.
     refusals_closed,
     /// Sessions ended because their token expired.

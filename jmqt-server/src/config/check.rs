@@ -99,6 +99,8 @@ impl Config {
             ("max_connections_per_address", self.max_connections_per_address == Some(0)),
             ("max_connects_per_address_per_second", self.max_connects_per_address_per_second == Some(0)),
             ("max_takeovers_per_second", self.max_takeovers_per_second == Some(0)),
+            ("max_packets_per_second_per_client", self.max_packets_per_second_per_client == Some(0)),
+            ("max_bytes_per_second_per_client", self.max_bytes_per_second_per_client == Some(0)),
             ("max_pending_per_client", self.max_pending_per_client == Some(0)),
         ];
         for (field, is_zero) in zero_limits {

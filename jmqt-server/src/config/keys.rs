@@ -3,7 +3,7 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 71] = [
+pub(super) const KEYS: [&str; 73] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -30,6 +30,8 @@ pub(super) const KEYS: [&str; 71] = [
     "MAX_CONNECTIONS_PER_ADDRESS",
     "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
     "MAX_TAKEOVERS_PER_SECOND",
+    "MAX_PACKETS_PER_SECOND_PER_CLIENT",
+    "MAX_BYTES_PER_SECOND_PER_CLIENT",
     "MAX_PACKET_BYTES",
     "MAX_PRECONN_PACKET_BYTES",
     "MAX_INFLIGHT",

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::admission::ConnectionPermit;
-use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
+use crate::connection::{CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
 use crate::language;
 use crate::log_limit::log_limited;
@@ -168,7 +168,7 @@ impl Connection {
         }
         session.end_batch().await;
         shared.hub.resumes.begin(&session.outbox);
-        CONTINUE
+        session.keep_pace().await
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::rate::Rate;
 use crate::connection::CloseReason;
 use crate::context::IdleLimits;
 
@@ -40,7 +41,7 @@ pub(super) struct IdleClock {
     packet_since: Option<Instant>,
     /// The time when the outbox was found blocked, and the number of bytes accepted until then.
     blocked: Option<(Instant, u64)>,
-    /// Deadlines that few sessions have.
+    /// What few sessions have.
     deadlines: Option<Box<Deadlines>>,
     /// The deadline that had passed when the timer last fired.
     overdue: Option<Instant>,
@@ -53,6 +54,8 @@ struct Deadlines {
     token: Option<Instant>,
     /// For the answer of a client that authenticates again.
     answer: Option<Instant>,
+    /// How fast the client sends, if that is limited. It is here because most servers have no such limit.
+    rate: Option<Rate>,
 }
 
 /// A time that never comes while a process runs.
@@ -136,6 +139,16 @@ impl IdleClock {
         if self.pings {
             self.look_at(now + limits.timeout / 2);
         }
+    }
+
+    /// Limits how fast the client may send.
+    pub(super) fn limit_rate(&mut self, rate: Rate) {
+        self.deadlines.get_or_insert_default().rate = Some(rate);
+    }
+
+    /// How fast the client sends; `None` if that is not limited.
+    pub(super) fn rate(&mut self) -> Option<&mut Rate> {
+        self.deadlines.as_mut()?.rate.as_mut()
     }
 
     /// Sets how often the client promises to send something; 0 for never. It may be silent for one and a half times this.

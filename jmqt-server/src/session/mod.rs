@@ -13,6 +13,7 @@ pub(crate) mod cost;
 mod idle;
 mod io;
 mod patience;
+mod rate;
 pub(crate) mod verbs;
 mod wait;
 
@@ -42,6 +43,7 @@ use batch::{Batch, Gathered};
 use buffer::ReadSize;
 use idle::IdleClock;
 use patience::Patience;
+use rate::{Rate, RateLimits};
 
 pub(crate) use io::{Accepted, Io};
 pub(crate) use wait::Event;
@@ -92,8 +94,15 @@ impl Session {
     ) -> Self {
         let (io, inline) = Io::new(accepted);
         let outbox = Arc::new(Outbox::new(form, inline, Arc::clone(&shared.hub.context)));
+        let limits =
+            RateLimits { packets: shared.limits.packets_per_second, bytes: shared.limits.bytes_per_second };
+        let rate = Rate::new(limits, accepted_at);
+        let mut clock = IdleClock::new(&shared.idle, accepted_at, info.protocol.is_websocket());
+        if let Some(rate) = rate {
+            clock.limit_rate(rate);
+        }
         Self {
-            clock: IdleClock::new(&shared.idle, accepted_at, info.protocol.is_websocket()),
+            clock,
             partial: Share::new(&shared.preconn_packets),
             shared,
             info,
@@ -221,6 +230,9 @@ impl Session {
     pub(crate) fn adapt_reads(&mut self, length: usize) {
         self.read_size.adapt(length);
         self.shared.hub.counters.bytes_received.add(length as u64);
+        if let Some(rate) = self.clock.rate() {
+            rate.add_bytes(length);
+        }
     }
 
     /// Adds the cost of an expensive operation.
@@ -355,6 +367,9 @@ impl Session {
         counters.packets_received.add(packets.into());
         if let Some(measures) = counters.measures() {
             measures.batch(self.info.protocol, packets, acknowledgements);
+        }
+        if let Some(rate) = self.clock.rate() {
+            rate.add_packets(packets.into());
         }
         self.outbox.flush();
     }

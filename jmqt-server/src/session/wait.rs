@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Session;
 use super::buffer::ReadBuffer;
 use super::idle::{Due, Observed};
+use super::rate::Pace;
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::counters::{Outcome, Validator};
 use crate::log_limit::log_limited;
@@ -271,6 +272,28 @@ impl Session {
     pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
         self.shared.hub.counters.validator_failures.increment();
         log_limited!(error, each: what, target: "jmqt::app", client = self.name(), remote = %self.info.remote, %mistake, "{what} returned an invalid answer");
+    }
+
+    /// After a read: waits if the client sends too fast.
+    pub(crate) async fn keep_pace(&mut self) -> Flow {
+        let pace = match self.clock.rate() {
+            None => return CONTINUE,
+            Some(rate) => rate.look(Instant::now()),
+        };
+        let until = match pace {
+            Pace::Free => return CONTINUE,
+            Pace::Until(until) => until,
+            Pace::TooFast => {
+                self.shared.hub.counters.senders_disconnected.increment();
+                log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing the connection of a client that sends much more than MAX_PACKETS_PER_SECOND_PER_CLIENT or MAX_BYTES_PER_SECOND_PER_CLIENT");
+                return ControlFlow::Break(CloseReason::TryLater);
+            }
+        };
+        self.shared.hub.counters.senders_slowed.increment();
+        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "a client sends more than MAX_PACKETS_PER_SECOND_PER_CLIENT or MAX_BYTES_PER_SECOND_PER_CLIENT: it is read from more slowly");
+        // Boxed, because the future of a read must stay small, and this is rare.
+        let mut pause = Box::pin(tokio::time::sleep_until(until));
+        self.wait(Pin::new(&mut pause)).await
     }
 
     /// Writes the collected pushes, and waits until the outbox has room for an answer. Returns `Break` if the

@@ -105,6 +105,43 @@ async fn takeovers_of_one_client_are_limited() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_sends_too_fast_is_slowed_down_and_nobody_else() {
+    let server = TestServer::configured(|config| config.max_packets_per_second_per_client = Some(20)).await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    let began = Instant::now();
+    let publishes: Vec<String> =
+        (0..60).map(|id| format!(r#"{{"pub":{{"cn":"none","dt":1,"q":1,"id":"{id}"}}}}"#)).collect();
+    alice.send_all(&publishes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for _ in 0..10 {
+        bob.send(r#"{"pub":{"cn":"none","dt":1,"q":1,"id":"1"}}"#).await;
+        bob.expect(r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
+    }
+    for id in 0..60 {
+        alice.expect(&format!(r#"{{"pubAck":{{"st":1,"id":"{id}"}}}}"#)).await;
+    }
+    // What she has sent is answered; what she sends now waits.
+    alice.expect_nothing_before_hb().await;
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "60 packets at 20 a second, of which 20 at once: {:?}",
+        began.elapsed()
+    );
+    assert!(server.counters().senders_slowed >= 1);
+    assert_eq!(server.counters().senders_disconnected, 0);
+}
+
+#[tokio::test] // protocol.md 2.22
+async fn a_client_that_sends_much_too_fast_is_disconnected() {
+    let server = TestServer::configured(|config| config.max_bytes_per_second_per_client = Some(100)).await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    let data = "x".repeat(12_000);
+    alice.send(&format!(r#"{{"pub":{{"cn":"none","dt":"{data}"}}}}"#)).await;
+    assert_eq!(alice.told().await.code, 4006);
+    assert_eq!(server.counters().senders_disconnected, 1);
+    bob.expect_nothing_before_hb().await;
+}
+
 #[tokio::test] // protocol.md 2.2, 2.22
 async fn an_active_session_ends_when_its_token_expires() {
     let server = TestServer::start().await;
