@@ -19,6 +19,8 @@ pub(crate) struct HttpSettings {
     pub(crate) timeout: Duration,
     connect_timeout: Duration,
     most_connections: usize,
+    /// How long a permission for a channel counts; zero: the backend is asked each time.
+    pub(crate) acl_cache: Duration,
 }
 
 impl HttpSettings {
@@ -34,6 +36,7 @@ impl HttpSettings {
             timeout: values.seconds("HTTP_TIMEOUT_SECONDS", 5, 1..=600),
             connect_timeout: values.seconds("HTTP_CONNECT_TIMEOUT_SECONDS", 2, 1..=600),
             most_connections: values.size("HTTP_MAX_CONNECTIONS", 64, 1..=10_000),
+            acl_cache: values.seconds("HTTP_ACL_CACHE_SECONDS", 10, 0..=86_400),
         };
         if settings.timeout >= validator_timeout {
             values.note_bad(

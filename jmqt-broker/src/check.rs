@@ -218,9 +218,10 @@ fn access(rules: &RuleSettings, http: &HttpSettings) -> Result<Vec<String>, BoxE
             format!("Channels: {count} rules from {}; what they do not allow is denied", file.display())
         }
         (RuleSettings::Http, _) => {
+            let backend = backend(http, http.acl_url.as_ref())?;
             format!(
-                "Channels: {} decides about each subscription and publish",
-                backend(http, http.acl_url.as_ref())?
+                "Channels: {backend} decides; a permission counts for {:?} (HTTP_ACL_CACHE_SECONDS)",
+                http.acl_cache
             )
         }
         _ => "Channels: every client may read and write everything (ACL = \"none\")".to_owned(),

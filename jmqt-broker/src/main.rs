@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use jmqt_server::ready::Login;
+use jmqt_server::ready::{CacheOptions, Cached, Login};
 use jmqt_server::tokens::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, TokenIssuer, TokenSecret};
 use jmqt_server::{AllowAll, BoxError, Server, exit_code, logging};
 
@@ -126,7 +126,13 @@ async fn serve(file: PathBuf) -> Result<(), BoxError> {
     let builder = match (&rules, rules.open()?) {
         (RuleSettings::Http, _) => {
             let backend = http.open(http.acl_url.as_deref().unwrap_or_default())?;
-            builder.validate_sub(backend.clone()).validate_pub(backend)
+            if http.acl_cache.is_zero() {
+                builder.validate_sub(backend.clone()).validate_pub(backend)
+            } else {
+                let options = CacheOptions { allowed: http.acl_cache, ..CacheOptions::default() };
+                let cached = Cached::new(backend, options);
+                builder.validate_sub(cached.clone()).validate_pub(cached)
+            }
         }
         (_, Some(opened)) => {
             files.add_rules(&rules, &opened);

@@ -15,7 +15,7 @@ use crate::backend::HttpSettings;
 use crate::files::Files;
 
 /// The keys, in the order of `jmqtd.conf`.
-pub(crate) const KEYS: [&str; 19] = [
+pub(crate) const KEYS: [&str; 20] = [
     "AUTH",
     "PASSWORD_FILE",
     "CERTIFICATE_NAME",
@@ -35,6 +35,7 @@ pub(crate) const KEYS: [&str; 19] = [
     "HTTP_TIMEOUT_SECONDS",
     "HTTP_CONNECT_TIMEOUT_SECONDS",
     "HTTP_MAX_CONNECTIONS",
+    "HTTP_ACL_CACHE_SECONDS",
 ];
 
 /// A checked configuration, whose files have not been opened.

@@ -14,14 +14,14 @@ use crate::support::{Broker, Folder, refusal, text};
 
 /// A web backend in this process. It knows alice, and lets everybody read `news`.
 #[derive(Clone)]
-struct Web {
-    url: String,
+pub(crate) struct Web {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<(String, Value)>>>,
     is_down: Arc<AtomicBool>,
 }
 
 impl Web {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/messaging", listener.local_addr().unwrap());
         let web = Self { url, asked: Arc::default(), is_down: Arc::default() };
@@ -88,7 +88,7 @@ impl Web {
         let url = &self.url;
         let folder = Folder::new(&format!(
             "AUTH = 'http'\nACL = 'http'\nHTTP_AUTH_URL = '{url}'\nHTTP_ACL_URL = '{url}'\nHTTP_REQUEST_URL = '{url}'\n\
-             HTTP_SECRET_FILE = 'backend.secret'\n{more}"
+             HTTP_SECRET_FILE = 'backend.secret'\nHTTP_ACL_CACHE_SECONDS = 0\n{more}"
         ));
         folder.write("backend.secret", "canary-secret\n");
         folder
@@ -123,6 +123,23 @@ async fn a_web_backend_decides_about_clients_of_both_languages() {
     assert!(asked.iter().any(|(_, body)| body["action"] == "reconnect"), "{asked:?}");
     let log = broker.program.log_lines("").concat();
     assert!(!log.contains("canary"), "no secret is in the log: {log}");
+}
+
+#[tokio::test]
+async fn permissions_for_channels_are_kept_for_a_while() {
+    let web = Web::start();
+    let url = &web.url;
+    let folder = Folder::new(&format!(
+        "AUTH = 'http'\nACL = 'http'\nHTTP_AUTH_URL = '{url}'\nHTTP_ACL_URL = '{url}'\nHTTP_ACL_CACHE_SECONDS = 3600"
+    ));
+    let broker = folder.start();
+    let (mut client, _) = broker.jmqt_client("alice", r#"{"username":"alice","password":"canary-password"}"#);
+    for id in 0..20 {
+        client.send(&format!(r#"{{"pub":{{"cn":"home/a","dt":1,"q":1,"id":"{id}"}}}}"#));
+        client.expect_exactly(&format!(r#"{{"pubAck":{{"st":1,"id":"{id}"}}}}"#));
+    }
+    let asked = web.asked.lock().unwrap().iter().filter(|(_, body)| body["action"] == "publish").count();
+    assert_eq!(asked, 1);
 }
 
 #[tokio::test]

@@ -6,5 +6,6 @@ mod backend;
 mod container;
 mod logins;
 mod rules;
+mod secrets;
 mod support;
 mod usage;

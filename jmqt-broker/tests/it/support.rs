@@ -85,7 +85,14 @@ impl Folder {
 
     /// Starts a broker with so many listeners.
     pub(crate) fn start_with(self, listeners: usize) -> Broker {
-        let program = Program::start(self.command().stdin(Stdio::null()).stdout(Stdio::null()));
+        self.start_in(listeners, &[])
+    }
+
+    /// The same, with these environment variables.
+    pub(crate) fn start_in(self, listeners: usize, variables: &[(&str, &str)]) -> Broker {
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        let program = Program::start(command.stdin(Stdio::null()).stdout(Stdio::null()));
         let mut addresses = [None, None, None];
         for _ in 0..listeners {
             let line = program.next_logged("Listening on ");
