@@ -90,7 +90,6 @@ async fn any_client_id_that_is_not_that_of_a_user_is_allowed_if_the_configuratio
         options.client_id = id.to_owned();
         assert_eq!(Client::connect(options).await.is_ok(), is_allowed, "bob as {id}");
         let mut options = broker.options("", "");
-        options.client_id = id.to_owned();
         // The session of bob may not have ended yet.
         options.client_id = id.replace("sensor-7", "sensor-8");
         assert_eq!(Client::connect(options).await.is_ok(), id == "sensor-7", "an anonymous client as {id}");

@@ -11,8 +11,12 @@ use super::{in_language, shell};
 use crate::support::{TestServer, channel, connect, url, within};
 
 /// Lines that cannot be tried here, and why.
-const BY_HAND: [(&str, &str); 1] =
-    [("jmqt doctor --url wss://example.com", "there is no server at that address")];
+const BY_HAND: [(&str, &str); 3] = [
+    ("jmqt doctor --url wss://example.com", "there is no server at that address"),
+    ("jmqt admin connections --begins sensor-", ADMIN),
+    (r#"jmqt admin publish news '{"headline":"rain"}' -q 1 --once order-7"#, ADMIN),
+];
+const ADMIN: &str = "this server has no listener for operators; command_line_admin.rs has one";
 
 /// A server for JMQT and MQTT.
 async fn server() -> TestServer {

@@ -8,12 +8,14 @@ use std::process::{Command, Stdio};
 use super::{Snippet, in_language, root};
 
 /// Programs of others that documents may call.
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 20] = [
     "cat",
     "cd",
     "chmod",
     "cp",
+    "curl",
     "echo",
+    "export",
     "install",
     "mariadb",
     "mariadb-dump",
@@ -22,6 +24,7 @@ const PROGRAMS: [&str; 17] = [
     "mosquitto_sub",
     "openssl",
     "printf",
+    "python3",
     "sleep",
     "systemctl",
     "tail",
