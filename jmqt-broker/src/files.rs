@@ -1,24 +1,15 @@
-//! Files that are read again while the broker runs: what SIGHUP does, and what follows when users or rules have changed.
+//! Files of logins and rules that are read again while the broker runs, and what follows when users or rules have changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jmqt_server::ServerHandle;
 use jmqt_server::ready::{FileError, JwtLogin, PasswordFile, RulesFile};
-use jmqt_server::{Config, ConfigError, ServerHandle};
 use tokio::sync::Notify;
-
-use crate::settings::{RuleSettings, Settings};
 
 /// The time after which sessions that could not be validated are asked again.
 const AGAIN: Duration = Duration::from_secs(30);
-/// Keys whose new values the server uses at once.
-const AT_ONCE: [&str; 4] = [
-    "MAX_CONNECTIONS",
-    "MAX_CONNECTIONS_PER_ADDRESS",
-    "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
-    "TRUSTED_PROXIES",
-];
 
 /// The files of logins and rules. Cheap to clone.
 #[derive(Clone, Default)]
@@ -52,15 +43,14 @@ impl Files {
         self.add(path, move || keys.reload());
     }
 
-    pub(crate) fn add_rules(&mut self, settings: &RuleSettings, rules: &RulesFile) {
-        let RuleSettings::File(path) = settings else { return };
+    pub(crate) fn add_rules(&mut self, path: &Path, rules: &RulesFile) {
         rules.on_change(self.listener());
         let rules = rules.clone();
         self.add(path, move || rules.reload());
     }
 
     /// Reads all files now, and says what came of it.
-    fn reread(&self) {
+    pub(crate) fn reread(&self) {
         for (path, reread) in &self.files {
             match reread() {
                 Ok(()) => tracing::info!("{} was read again", path.display()),
@@ -107,37 +97,4 @@ impl Files {
         }
         found.failed
     }
-}
-
-/// SIGHUP: reads the files again, and says which keys of the configuration have changed and which of them wait for a restart.
-pub(crate) fn reload(
-    file: &Path,
-    given: &[(&'static str, u64)],
-    files: &Files,
-) -> Result<Config, ConfigError> {
-    files.reread();
-    let settings = Settings::load(file)?;
-    let changed = changed(given, &settings.given);
-    let (now, later): (Vec<&str>, Vec<&str>) = changed.iter().partition(|key| AT_ONCE.contains(key));
-    if changed.is_empty() {
-        tracing::info!("{} is as it was at the start", file.display());
-    }
-    if !now.is_empty() {
-        tracing::info!("In force now: {}", now.join(", "));
-    }
-    if !later.is_empty() {
-        tracing::warn!("Waits for a restart: {}", later.join(", "));
-    }
-    Ok(settings.server)
-}
-
-/// The keys whose values differ, sorted.
-fn changed(before: &[(&'static str, u64)], after: &[(&'static str, u64)]) -> Vec<&'static str> {
-    let differing = |one: &[(&'static str, u64)], other: &[(&'static str, u64)]| -> Vec<&'static str> {
-        one.iter().filter(|value| !other.contains(value)).map(|(key, _)| *key).collect()
-    };
-    let mut keys = [differing(before, after), differing(after, before)].concat();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
 }

@@ -11,6 +11,7 @@ mod check;
 mod files;
 mod health;
 mod passwd;
+mod reload;
 mod settings;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use jmqt_server::ready::{CacheOptions, Cached, Login};
 use jmqt_server::tokens::{SECRET_FILE_VARIABLE, SECRET_VARIABLE, TokenIssuer, TokenSecret};
-use jmqt_server::{AllowAll, BoxError, Server, exit_code, logging};
+use jmqt_server::{AllowAll, BoxError, DenyAll, Server, exit_code, logging};
 
 use files::Files;
 use settings::{RuleSettings, Settings};
@@ -134,11 +135,12 @@ async fn serve(file: PathBuf) -> Result<(), BoxError> {
                 builder.validate_sub(cached.clone()).validate_pub(cached)
             }
         }
-        (_, Some(opened)) => {
-            files.add_rules(&rules, &opened);
+        (RuleSettings::File(path), Some(opened)) => {
+            files.add_rules(path, &opened);
             builder.validate_sub(opened.clone()).validate_pub(opened)
         }
-        (_, None) => builder.validate_sub(AllowAll).validate_pub(AllowAll),
+        (RuleSettings::AllowAll, _) => builder.validate_sub(AllowAll).validate_pub(AllowAll),
+        (RuleSettings::File(_), None) => builder.validate_sub(DenyAll).validate_pub(DenyAll),
     };
     let builder = match &http.request_url {
         Some(url) => builder.handle_control(http.open(url)?),
@@ -146,7 +148,7 @@ async fn serve(file: PathBuf) -> Result<(), BoxError> {
     };
     let reread = {
         let files = files.clone();
-        move || files::reload(&file, &given, &files)
+        move || reload::run(&file, &given, &files)
     };
     let server = builder.catch_signals().reload_with(reread).start().await?;
     let handle = server.handle();
