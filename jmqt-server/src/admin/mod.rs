@@ -2,9 +2,9 @@
 //!
 //! It runs in a thread with a runtime of its own, so that it answers while the server is overloaded. What is asked of the server is
 //! done on the server's runtime, within a time limit; the number of connections limits how much is asked at once. Each
-//! connection has limits for its time, its headers and its bodies ([`serve`]).
+//! connection has limits for its time, its headers and its bodies (`serve`).
 //!
-//! Who may ask is decided in [`access`]; [`keys`] has the file with the keys.
+//! Who may ask is decided in `access`; `keys` has the file with the keys.
 
 mod access;
 mod answer;
